@@ -1,7 +1,7 @@
 """Skeletons: joint names, bones, left/right partners, and conversion between them by joint name.
 
-Joint names are canonical across datasets (`r_hip` is the anatomical right hip everywhere), so converting a pose is a
-matter of names. Where two datasets use one word for different places, the table in docs/concepts.md decides.
+Joint names are canonical across datasets (`r_hip` is the anatomical right hip everywhere), so converting a
+pose is a matter of names. Where two datasets use one word for different places, docs/concepts.md decides.
 This module needs NumPy only.
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from posezoo.errors import PoseZooError
 
 # A joint that a skeleton lacks is the mean of these, where all of them are annotated.
 DERIVED: Mapping[str, tuple[str, ...]] = {
@@ -26,7 +28,7 @@ _MID = ("knee", "elbow")
 _DISTAL = ("ankle", "toe", "heel", "wrist", "hand")
 
 
-class UnknownSkeletonError(ValueError):
+class UnknownSkeletonError(PoseZooError, ValueError):
     """A skeleton name that posezoo does not know."""
 
 
@@ -105,6 +107,7 @@ class Skeleton:
 
         Args:
             values: NumPy array or tensor with J entries along `dim`.
+            dim: The joints' dimension; the last but one by default, as in [..., J, 3].
         """
         return _permute(values, self.partner, dim)
 
@@ -114,7 +117,7 @@ class Skeleton:
 
     @cached_property
     def groups(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Joint groups of the part-aware method: preset -> group -> joint indices; each preset is a partition."""
+        """Joint groups of the part-aware method: preset -> group -> indices; each preset is a partition."""
         limb = {j: _limb(j) for j in self.joints}
         presets: dict[str, dict[str, list[int]]] = {}
         for i, joint in enumerate(self.joints):
@@ -205,9 +208,7 @@ _3DHP_BONES = """
 """
 MPI_INF_3DHP_17 = _make("mpi_inf_3dhp_17", _3DHP_BONES)
 MUPOTS17 = MPI_INF_3DHP_17
-MUCO21 = _make(
-    "muco21", _3DHP_BONES + " r_hand<r_wrist l_hand<l_wrist r_toe<r_ankle l_toe<l_ankle"
-)
+MUCO21 = _make("muco21", _3DHP_BONES + " r_hand<r_wrist l_hand<l_wrist r_toe<r_ankle l_toe<l_ankle")
 
 MPII16 = _make(
     "mpii16",
@@ -314,9 +315,11 @@ def convert(
     Args:
         joints: [..., source joints, C] positions, any units; values of invalid joints are ignored, NaN too.
         valid: [..., source joints] labelled joints; all of them when None.
+        source: The skeleton of `joints`.
+        target: The skeleton wanted.
 
     Returns:
-        ([..., target joints, C], [..., target joints]); a joint that cannot be made is zeros with a False mask.
+        ([..., target joints, C], [..., target joints]); one that cannot be made is zero with a False mask.
     """
     if joints.shape[-2] != len(source):
         raise ValueError(f"{source.name} has {len(source)} joints, got an array of shape {joints.shape}.")
@@ -329,5 +332,7 @@ def convert(
     missing = (~valid).astype(np.float32) @ needed.T.astype(np.float32)
     converted_valid = (missing == 0) & needed.any(1)
     clean = np.where(valid[..., None], joints, 0)
+    if not np.issubdtype(clean.dtype, np.floating):
+        clean = clean.astype(np.float32)  # integer pixels: their means are not integers
     converted = (weights.astype(clean.dtype) @ clean) * converted_valid[..., None]
     return converted, converted_valid

@@ -1,0 +1,402 @@
+"""Pinhole cameras with lens distortion, and the virtual cameras of crops.
+
+Frame: x right, y down, z forward; millimetres; pixels with integer coordinates at pixel centres. Everything is batched:
+leading dimensions broadcast, points are [..., N, 3] or [..., N, 2].
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+NO_DISTORTION, OPENCV, H36M = 0, 1, 2
+NUM_COEFFICIENTS = 12
+
+_EPS = 1e-9
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera or a batch of them.
+
+    Attributes:
+        intrinsics: K [..., 3, 3], px. The upper left 2x2 block may be any invertible matrix (skew, rotated pixels).
+        distortion: [..., 12] in OpenCV's order k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4.
+        distortion_model: int64 [...]: 0 none, 1 OpenCV, 2 Human3.6M (tangential terms without OpenCV's factor 2).
+        rotation: [..., 3, 3], world to camera.
+        translation: [..., 3] mm, world to camera: X_camera = R X_world + t.
+    """
+
+    intrinsics: Float[Tensor, "*batch 3 3"]
+    distortion: Float[Tensor, "*batch 12"]
+    distortion_model: Int[Tensor, "*batch"]
+    rotation: Float[Tensor, "*batch 3 3"]
+    translation: Float[Tensor, "*batch 3"]
+
+    @classmethod
+    def create(
+        cls,
+        intrinsics: Any,
+        distortion: Any = None,
+        model: Literal["none", "opencv", "h36m"] | None = None,
+        rotation: Any = None,
+        translation: Any = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Camera":
+        """Build a camera from arrays, filling in what is left out (no distortion, identity extrinsics).
+
+        Args:
+            intrinsics: [..., 3, 3].
+            distortion: [..., n] with n = 4, 5, 8 or 12 coefficients, OpenCV's order.
+            model: Distortion formula; "opencv" when coefficients are given without a model.
+
+        Raises:
+            ValueError: Another number of coefficients, or a matrix of the wrong shape.
+        """
+        k = torch.as_tensor(intrinsics, dtype=dtype)
+        if k.shape[-2:] != (3, 3):
+            raise ValueError(f"Intrinsics must be [..., 3, 3], got {tuple(k.shape)}.")
+        batch = k.shape[:-2]
+        coefficients = k.new_zeros(*batch, NUM_COEFFICIENTS)
+        if distortion is not None:
+            given = torch.as_tensor(distortion, dtype=dtype)
+            if given.shape[-1] not in (4, 5, 8, 12):
+                raise ValueError(f"Distortion needs 4, 5, 8 or 12 coefficients, got {given.shape[-1]}.")
+            coefficients[..., : given.shape[-1]] = given
+        name = model or ("none" if distortion is None else "opencv")
+        number = {"none": NO_DISTORTION, "opencv": OPENCV, "h36m": H36M}[name]
+        r = torch.eye(3, dtype=dtype) if rotation is None else torch.as_tensor(rotation, dtype=dtype)
+        t = torch.zeros(3, dtype=dtype) if translation is None else torch.as_tensor(translation, dtype=dtype)
+        return cls(
+            k,
+            coefficients,
+            torch.full(batch, number, dtype=torch.int64),
+            r.expand(*batch, 3, 3),
+            (t if t.shape[-1] == 3 else t.squeeze(-1)).expand(*batch, 3),
+        )
+
+    @classmethod
+    def from_field_of_view(cls, fov: float, width: int, height: int) -> "Camera":
+        """A guess for an uncalibrated photograph: `fov` degrees along its longer side (MeTRAbs, gen. D).
+
+        Raises:
+            ValueError: `fov` is not between 0 and 180 degrees.
+        """
+        if not 0 < fov < 180:
+            raise ValueError(f"The field of view must lie between 0 and 180 degrees, got {fov}.")
+        f = max(width, height) / (2 * math.tan(math.radians(fov) / 2))
+        return cls.create([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
+
+    def __getitem__(self, index: Any) -> "Camera":
+        return Camera(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> "Camera":
+        """Move all tensors, as `torch.Tensor.to`; the distortion model stays an integer."""
+        moved = {f.name: getattr(self, f.name).to(*args, **kwargs) for f in fields(self)}
+        moved["distortion_model"] = moved["distortion_model"].long()
+        return Camera(**moved)
+
+    def world_to_camera(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 3"]:
+        """World points to this camera's frame, mm."""
+        return points @ self.rotation.mT + self.translation[..., None, :]
+
+    def camera_to_world(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 3"]:
+        """Points of this camera's frame to the world, mm."""
+        return (points - self.translation[..., None, :]) @ self.rotation
+
+    def project(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 2"]:
+        """Pixels of points in the camera frame, with lens distortion. Depth must be positive."""
+        xy = points[..., :2] / points[..., 2:]
+        return _apply_affine(self.intrinsics, self._distort(xy))
+
+    def rays(self, pixels: Float[Tensor, "*batch n 2"]) -> Float[Tensor, "*batch n 2"]:
+        """Undistorted normalised coordinates (x/z, y/z) of pixels."""
+        xy = normalised(pixels, self.intrinsics)
+        if (self.distortion_model == NO_DISTORTION).all():
+            return xy
+        return undistort(xy, self.distortion, self.distortion_model)
+
+    def unproject(
+        self, pixels: Float[Tensor, "*batch n 2"], depth: Float[Tensor, "*batch n"]
+    ) -> Float[Tensor, "*batch n 3"]:
+        """Points in the camera frame, mm, of pixels at the given depths z, mm."""
+        return homogeneous(self.rays(pixels)) * depth[..., None]
+
+    def _distort(self, xy: Float[Tensor, "*batch n 2"]) -> Float[Tensor, "*batch n 2"]:
+        if (self.distortion_model == NO_DISTORTION).all():
+            return xy
+        return distort(xy, self.distortion, self.distortion_model)
+
+
+def homogeneous(xy: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 3"]:
+    """Append a coordinate of one."""
+    return torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
+
+
+def apply_homography(
+    matrix: Float[Tensor, "*batch 3 3"], points: Float[Tensor, "*batch n 2"]
+) -> Float[Tensor, "*batch n 2"]:
+    """Map pixels through a homography."""
+    mapped = homogeneous(points) @ matrix.mT
+    return mapped[..., :2] / mapped[..., 2:]
+
+
+def normalised(
+    pixels: Float[Tensor, "*batch n 2"], intrinsics: Float[Tensor, "*batch 3 3"]
+) -> Float[Tensor, "*batch n 2"]:
+    """K^-1 applied to pixels, lens distortion aside: (x/z, y/z). Written out, because ONNX has no matrix inverse."""
+    a, b = intrinsics[..., None, 0, 0], intrinsics[..., None, 0, 1]
+    c, d = intrinsics[..., None, 1, 0], intrinsics[..., None, 1, 1]
+    u, v = (pixels - intrinsics[..., None, :2, 2]).unbind(-1)
+    return torch.stack([d * u - b * v, a * v - c * u], -1) / (a * d - b * c)[..., None]
+
+
+def _apply_affine(k: Tensor, xy: Tensor) -> Tensor:
+    return xy @ k[..., :2, :2].mT + k[..., None, :2, 2]
+
+
+@dataclass(frozen=True)
+class _Lens:
+    """Intermediate terms of the distortion formula at normalised points; every term is [..., N]."""
+
+    radial: Tensor
+    radial_slope: Tensor  # derivative by r^2
+    r2: Tensor
+    tangential: Tensor
+    p1: Tensor
+    p2: Tensor
+    factor: Tensor
+    s: tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _lens(xy: Tensor, coefficients: Tensor, model: Tensor) -> _Lens:
+    k1, k2, p1, p2, k3, k4, k5, k6, *s = (c[..., None] for c in coefficients.unbind(-1))
+    x, y = xy.unbind(-1)
+    r2 = x * x + y * y
+    top = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    bottom = 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
+    top_slope = k1 + r2 * (2 * k2 + 3 * r2 * k3)
+    bottom_slope = k4 + r2 * (2 * k5 + 3 * r2 * k6)
+    # Human3.6M's own formula lacks the factor 2 of OpenCV's x * (2 p1 y + 2 p2 x); its 2D labels are made with it.
+    factor = torch.where(model[..., None] == H36M, 1.0, 2.0).to(xy.dtype)
+    return _Lens(
+        radial=top / bottom,
+        radial_slope=(top_slope * bottom - top * bottom_slope) / bottom**2,
+        r2=r2,
+        tangential=factor * (p1 * y + p2 * x),
+        p1=p1,
+        p2=p2,
+        factor=factor,
+        s=(s[0], s[1], s[2], s[3]),
+    )
+
+
+def distort(
+    xy: Float[Tensor, "*batch n 2"], coefficients: Float[Tensor, "*batch 12"], model: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch n 2"]:
+    """Ideal normalised coordinates to distorted ones (OpenCV's rational thin-prism model, or Human3.6M's)."""
+    t = _lens(xy, coefficients, model)
+    gain = t.radial + t.tangential
+    x, y = xy.unbind(-1)
+    bent_x = x * gain + t.r2 * (t.p2 + t.s[0] + t.s[1] * t.r2)
+    bent_y = y * gain + t.r2 * (t.p1 + t.s[2] + t.s[3] * t.r2)
+    bent = torch.stack([bent_x, bent_y], -1)
+    return torch.where((model == NO_DISTORTION)[..., None, None], xy, bent)
+
+
+def undistort(
+    xy: Float[Tensor, "*batch n 2"],
+    coefficients: Float[Tensor, "*batch 12"],
+    model: Int[Tensor, "*batch"],
+    iterations: int = 6,
+) -> Float[Tensor, "*batch n 2"]:
+    """Inverse of `distort` by Newton's method; meaningful where the lens model is invertible."""
+    guess = xy
+    for _ in range(iterations):
+        residual = distort(guess, coefficients, model) - xy
+        a, b, c, d = _jacobian(guess, coefficients, model)
+        det = a * d - b * c
+        det = torch.where(det.abs() < _EPS, torch.ones_like(det), det)
+        dx, dy = residual.unbind(-1)
+        step = torch.stack([(d * dx - b * dy) / det, (a * dy - c * dx) / det], -1)
+        guess = guess - step
+    return torch.where((model == NO_DISTORTION)[..., None, None], xy, guess)
+
+
+def _jacobian(xy: Tensor, coefficients: Tensor, model: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    t = _lens(xy, coefficients, model)
+    x, y = xy.unbind(-1)
+    gain = t.radial + t.tangential
+    gain_x = 2 * x * t.radial_slope + t.factor * t.p2
+    gain_y = 2 * y * t.radial_slope + t.factor * t.p1
+    prism_x = 2 * (t.p2 + t.s[0] + 2 * t.s[1] * t.r2)
+    prism_y = 2 * (t.p1 + t.s[2] + 2 * t.s[3] * t.r2)
+    return (
+        gain + x * gain_x + x * prism_x,
+        x * gain_y + y * prism_x,
+        y * gain_x + x * prism_y,
+        gain + y * gain_y + y * prism_y,
+    )
+
+
+def roll_matrix(degrees: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation about the optical axis: [[cos, -sin], [sin, cos]] in x and y."""
+    angle = torch.deg2rad(degrees)
+    c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, -s, o, s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
+
+
+def look_at_rotation(
+    direction: Float[Tensor, "*batch 3"], up: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation whose optical axis is `direction` and whose y axis points away from `up`.
+
+    A direction parallel to `up` leaves roll undefined: then the x axis stays as near as possible to the old x axis
+    (or to y, for a camera that looks along its own x axis).
+    """
+    z = torch.nn.functional.normalize(direction, dim=-1)
+    x = torch.linalg.cross(z, up.expand_as(z))
+    old_x = torch.zeros_like(z)
+    old_x[..., 0] = 1
+    old_y = old_x.roll(1, -1)
+    spare = torch.where((z[..., :1].abs() < 0.9), old_x, old_y)
+    spare = spare - (spare * z).sum(-1, keepdim=True) * z
+    x = torch.where(x.norm(dim=-1, keepdim=True) < 1e-6, spare, x)
+    x = torch.nn.functional.normalize(x, dim=-1)
+    return torch.stack([x, torch.linalg.cross(z, x), z], -2)
+
+
+@dataclass(frozen=True)
+class CropCamera:
+    """The virtual camera of a square crop.
+
+    Attributes:
+        intrinsics: K of the crop [..., 3, 3], px; no distortion.
+        rotation: source camera to crop camera [..., 3, 3]; determinant -1 when the crop is mirrored.
+        source: the camera that took the image (extrinsics unused).
+        size: side of the crop, px.
+    """
+
+    intrinsics: Float[Tensor, "*batch 3 3"]
+    rotation: Float[Tensor, "*batch 3 3"]
+    source: Camera
+    size: int
+
+    @property
+    def flipped(self) -> Bool[Tensor, "*batch"]:
+        """Whether left and right change places."""
+        return torch.linalg.det(self.rotation) < 0
+
+    @property
+    def crop_to_image(self) -> Float[Tensor, "*batch 3 3"]:
+        """Homography from crop pixels to *undistorted* source pixels."""
+        return self.source.intrinsics @ torch.linalg.inv(self.intrinsics @ self.rotation)
+
+    def to_image(self, pixels: Float[Tensor, "*batch n 2"]) -> Float[Tensor, "*batch n 2"]:
+        """Crop pixels to source pixels, lens distortion included."""
+        rays = homogeneous(pixels) @ torch.linalg.inv(self.intrinsics @ self.rotation).mT
+        return self.source.project(rays)
+
+    def from_image(self, pixels: Float[Tensor, "*batch n 2"]) -> Float[Tensor, "*batch n 2"]:
+        """Source pixels to crop pixels, lens distortion removed."""
+        rays = homogeneous(self.source.rays(pixels)) @ (self.intrinsics @ self.rotation).mT
+        return rays[..., :2] / rays[..., 2:]
+
+    def from_source(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 3"]:
+        """Points of the source camera frame to the crop camera frame, mm."""
+        return points @ self.rotation.mT
+
+    def to_source(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 3"]:
+        """Points of the crop camera frame to the source camera frame, mm (MeTRAbs: row vectors times R)."""
+        return points @ self.rotation
+
+    def project(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 2"]:
+        """Crop pixels of points in the crop camera frame."""
+        rays = points @ self.intrinsics.mT
+        return rays[..., :2] / rays[..., 2:]
+
+
+def _augmentation(like: Tensor, roll: Any, zoom: Any, flip: Any) -> tuple[Tensor, Tensor]:
+    """The rotation (roll, then mirror) and the zoom that an augmentation asks for, batched like `like` [..., 4]."""
+    batch = like.shape[:-1]
+    rotation = roll_matrix(-torch.as_tensor(roll, dtype=like.dtype, device=like.device).expand(batch))
+    sign = 1 - 2 * torch.as_tensor(flip, device=like.device).expand(batch).to(like.dtype)
+    mirror = torch.stack([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
+    scale = torch.as_tensor(zoom, dtype=like.dtype, device=like.device).expand(batch)
+    return mirror[..., None] * rotation, scale
+
+
+def look_at_crop(
+    camera: Camera,
+    box: Float[Tensor, "*batch 4"],
+    size: int,
+    up: Sequence[float] | Tensor = (0.0, -1.0, 0.0),
+    roll: Any = 0.0,
+    zoom: Any = 1.0,
+    flip: Any = False,
+) -> CropCamera:
+    """Turn the camera towards a person and zoom until the box fills the crop (MeTRAbs, dossier section 3).
+
+    The principal point of the crop is `size / 2`. Mirroring is a camera flip, u -> size - u.
+
+    Args:
+        camera: The camera that took the image.
+        box: left, top, width, height in source px (distorted, as annotated).
+        size: Side of the crop, px.
+        up: Direction of "up" in the source camera's frame.
+        roll: Degrees, turns the crop about its own axis.
+        zoom: Factor on the focal length; the 3D targets do not change with it.
+        flip: Mirror the crop; joints must then change sides by `Skeleton.flip`.
+    """
+    left, top, width, height = box.unbind(-1)
+    cx, cy = left + width / 2, top + height / 2
+    points = torch.stack([cx, cy, cx, top, cx, top + height, left, cy, left + width, cy], -1)
+    rays = homogeneous(camera.rays(points.unflatten(-1, (5, 2))))
+    direction = rays[..., 0, :]
+    up_vector = torch.as_tensor(up, dtype=box.dtype, device=box.device)
+    rotation = look_at_rotation(direction, up_vector)
+    sides = rays[..., 1:, :] @ (camera.intrinsics @ rotation).mT
+    sides = sides[..., :2] / sides[..., 2:]
+    extent = (sides[..., [1, 3], :] - sides[..., [0, 2], :]).norm(dim=-1).amax(-1)
+    turn, factor = _augmentation(box, roll, zoom, flip)
+    block = camera.intrinsics[..., :2, :2] * (factor * size / extent)[..., None, None]
+    return CropCamera(_intrinsics(block, size / 2), turn @ rotation, camera, size)
+
+
+def image_plane_crop(
+    camera: Camera,
+    box: Float[Tensor, "*batch 4"],
+    size: int,
+    roll: Any = 0.0,
+    zoom: Any = 1.0,
+    flip: Any = False,
+) -> CropCamera:
+    """A similarity of the (undistorted) image plane: depths and their order do not change.
+
+    The box centre lands on the crop's centre (size - 1) / 2, and mirroring is u -> size - 1 - u, so that the clean
+    convention x_n = (u + 0.5) / size - 0.5 simply changes sign.
+
+    Args: as `look_at_crop`.
+    """
+    left, top, width, height = box.unbind(-1)
+    centre = torch.stack([left + width / 2, top + height / 2], -1)
+    centre = _apply_affine(camera.intrinsics, camera.rays(centre[..., None, :]))[..., 0, :]
+    turn, factor = _augmentation(box, roll, zoom, flip)
+    plane = turn[..., :2, :2] * (factor * size / torch.maximum(width, height))[..., None, None]
+    k = camera.intrinsics
+    # A K = K_crop R with R = turn, hence K_crop's 2x2 block is A K R^T; its centre is where A sends the old one.
+    block = plane @ k[..., :2, :2] @ turn[..., :2, :2].mT
+    offset = ((k[..., :2, 2] - centre)[..., None, :] @ plane.mT)[..., 0, :] + (size - 1) / 2
+    return CropCamera(_intrinsics(block, offset), turn.expand_as(k), camera, size)
+
+
+def _intrinsics(block: Tensor, centre: Tensor | float) -> Tensor:
+    k = block.new_zeros(*block.shape[:-2], 3, 3)
+    k[..., :2, :2] = block
+    k[..., :2, 2] = centre
+    k[..., 2, 2] = 1
+    return k

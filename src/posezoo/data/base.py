@@ -1,0 +1,289 @@
+"""What all datasets share: reading an annotated person, cropping it, and loaders whose batches do not depend on workers."""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from posezoo.data.crop import (
+    Augmentation,
+    BoxKind,
+    CropDraw,
+    CropKind,
+    CropSpec,
+    crop_camera,
+    draw_augmentation,
+    make_labels,
+    warp,
+)
+from posezoo.data.photometric import Photometric
+from posezoo.data.samplers import EvalSampler, TrainSampler
+from posezoo.errors import PoseZooError
+from posezoo.skeletons import Skeleton, get_skeleton
+from posezoo.structures import Sample
+
+MODEL_OWNED = ("skeleton", "image_size", "crop", "box")
+SEED_DOMAIN = 0x705E  # keeps augmentation streams apart from the renderer's
+
+
+class PoseDataset(ABC):
+    """A split of a dataset as annotated people; implement this to add a dataset.
+
+    Attributes:
+        skeleton: The skeleton of the annotations.
+    """
+
+    skeleton: Skeleton
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int, draw: int = 0) -> Sample:
+        """One annotated person with its image.
+
+        Args:
+            index: 0 <= index < len(self).
+            draw: Epoch; endless datasets make a fresh sample of it, all others ignore it.
+        """
+
+    def read_labels(self, index: int) -> Sample:
+        """As `read`, but the image may be None: override it where labels are cheaper."""
+        return self.read(index)
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """Readable names of a sample (subject, action, path), for tables and error messages."""
+        return {}
+
+
+class CropDataset(Dataset[dict[str, Any]]):
+    """Rows of a `Batch`: crops of the people of a `PoseDataset`.
+
+    Indexed by an int (no augmentation draw) or by (index, draw). Randomness comes from (seed, draw, index) alone.
+    """
+
+    def __init__(
+        self, people: PoseDataset, spec: CropSpec, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        self.people, self.spec, self.augmentation, self.seed = people, spec, augmentation, seed
+        self.photometric = Photometric(augmentation) if augmentation else None
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        index, draw = key if isinstance(key, tuple) else (key, 0)
+        sample = self.people.read(index, draw)
+        if sample.image is None:
+            raise TypeError(f"{type(self.people).__name__}.read must return an image.")
+        rng = np.random.default_rng((SEED_DOMAIN, self.seed, draw, index))
+        geometry = self._draw(sample, rng)
+        crop = crop_camera(sample, self.people.skeleton, self.spec, geometry)
+        pixels = warp(sample.image, crop)
+        if self.photometric:
+            pixels = self.photometric(pixels, rng)
+        row = make_labels(sample, self.people.skeleton, self.spec, crop)
+        row["image"] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        row["index"] = torch.tensor(index)
+        return row
+
+    def labels(self, index: int) -> dict[str, Any]:
+        """The labels of the unaugmented crop, without pixels."""
+        sample = self.people.read_labels(index)
+        crop = crop_camera(sample, self.people.skeleton, self.spec, CropDraw())
+        return make_labels(sample, self.people.skeleton, self.spec, crop)
+
+    def _draw(self, sample: Sample, rng: np.random.Generator) -> CropDraw:
+        if self.augmentation is None:
+            return CropDraw()
+        from posezoo.data.crop import subject_box
+
+        box = subject_box(sample, self.people.skeleton, self.spec)
+        return draw_augmentation(self.augmentation, box, rng)
+
+
+class PoseDataModule(pl.LightningDataModule):
+    """Base of all DataModules. Subclasses implement `people(split)`.
+
+    Args:
+        root: Folder of the dataset.
+        batch_size: Samples per process and step.
+        num_workers: Loader processes; batches are the same for every number.
+        seed: Seeds shuffling and augmentation.
+        augmentation: Random changes of training crops; none when null.
+        skeleton: Set by the model: target skeleton.
+        image_size: Set by the model: side of the crop, px.
+        crop: Set by the model: kind of the crop camera.
+        box: Set by the model: what is cropped.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        skeleton: str = "h36m17",
+        image_size: int = 256,
+        crop: CropKind = "look_at",
+        box: BoxKind = "annotation",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise PoseZooError(f"--data.batch_size must be at least 1, got {batch_size}.")
+        self.root = Path(root).expanduser() if root else None
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.augmentation = augmentation
+        self.skeleton, self.image_size, self.crop, self.box = skeleton, image_size, crop, box
+        self._crops: dict[str, CropDataset] = {}
+        self._people: dict[str, PoseDataset] = {}
+        self._mean_pose: Tensor | None = None
+
+    def people(self, split: str) -> PoseDataset:
+        """The annotated people of "train", "val", "test" or "predict".
+
+        Raises:
+            PoseZooError: The dataset has no such split, or its files are missing.
+        """
+        raise PoseZooError(f"{type(self).__name__} has no '{split}' split.")
+
+    def protocol(self, split: str) -> str:
+        """One line that says how a split's scores are to be read; printed with every table."""
+        return f"{type(self).__name__} {split}, root-relative unless said otherwise, mean over joints and frames"
+
+    @property
+    def spec(self) -> CropSpec:
+        """What the crops look like."""
+        return CropSpec(get_skeleton(self.skeleton), self.image_size, self.crop, self.box)
+
+    def crops(self, split: str) -> CropDataset:
+        """The crops of a split, built once; augmented for "train" only."""
+        if split not in self._crops:
+            augmentation = self.augmentation if split == "train" else None
+            self._crops[split] = CropDataset(self._split(split), self.spec, augmentation, self.seed)
+        return self._crops[split]
+
+    def _split(self, split: str) -> PoseDataset:
+        if split not in self._people:
+            self._people[split] = self.people(split)
+        return self._people[split]
+
+    def setup(self, stage: str) -> None:
+        """Check that model and data agree, and open the splits of the stage."""
+        self._check_model()
+        splits = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}[stage]
+        for split in splits:
+            if len(self.crops(split)) == 0:
+                raise PoseZooError(f"{type(self).__name__}: the '{split}' split is empty; check --data.root.")
+
+    def _check_model(self) -> None:
+        model = getattr(self.trainer, "lightning_module", None)
+        for name in MODEL_OWNED:
+            wanted = getattr(model, name, None)
+            if isinstance(wanted, Skeleton):
+                wanted = wanted.name
+            if wanted is not None and wanted != getattr(self, name):
+                raise PoseZooError(
+                    f"The model wants {name}={wanted!r} but the data makes {getattr(self, name)!r}: "
+                    f"pass {type(self).__name__}({name}={wanted!r})."
+                )
+
+    def meta(self, index: int, split: str = "test") -> dict[str, Any]:
+        """Readable names of a sample of a split."""
+        return self._split(split).meta(index)
+
+    def mean_pose(self, samples: int = 1000) -> Float[Tensor, "joints 3"] | None:
+        """Mean root-relative pose of unaugmented training crops, mm: the baseline that a model must beat.
+
+        None when the dataset has no training split or no 3D labels in it.
+        """
+        if self._mean_pose is None:
+            root = get_skeleton(self.skeleton).root
+            try:
+                crops = self.crops("train")
+            except PoseZooError:
+                return None
+            count = min(samples, len(crops))
+            if count == 0 or root is None:
+                return None
+            indices = np.linspace(0, len(crops) - 1, count).astype(int)
+            rows = [crops.labels(int(index)) for index in indices]
+            joints = torch.stack([row["joints3d"] for row in rows]).double()
+            valid = torch.stack([row["valid3d"] for row in rows])
+            valid = valid & valid[:, [root]]
+            relative = (joints - joints[:, [root]]) * valid[..., None]
+            if not valid.any():
+                return None
+            self._mean_pose = (relative.sum(0) / valid.sum(0).clamp(min=1)[:, None]).float()
+        return self._mean_pose
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled crops; incomplete last batches are dropped (BatchNorm dislikes a batch of one)."""
+        crops = self.crops("train")
+        sampler = TrainSampler(crops, self.seed)
+        if len(sampler) < self.batch_size:
+            raise PoseZooError(
+                f"The training split has {len(crops)} samples, fewer than one batch on every process: "
+                f"lower --data.batch_size (now {self.batch_size})."
+            )
+        return self._loader(crops, sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Every validation crop once."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Every test crop once."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Every crop to predict once."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, split: str) -> DataLoader[Any]:
+        crops = self.crops(split)
+        return self._loader(crops, EvalSampler(crops), drop_last=False)
+
+    def _loader(self, crops: CropDataset, sampler: Any, drop_last: bool) -> DataLoader[Any]:
+        workers = self.num_workers
+        return DataLoader(
+            crops,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            drop_last=drop_last,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=single_threaded if workers else None,
+            persistent_workers=bool(workers),
+        )
+
+
+def single_threaded(_worker: int) -> None:
+    """One thread per loader process: the pools of OpenCV and torch only get in each other's way."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as uint8 RGB [H, W, 3].
+
+    Raises:
+        PoseZooError: The file is missing, or is not an image that OpenCV can read.
+    """
+    if not path.is_file():
+        raise PoseZooError(f"No image at {path}; check the path or --data.root.")
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    if pixels is None:
+        raise PoseZooError(f"{path} is not a readable image (empty or damaged); replace or remove it.")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,0 +1,296 @@
+"""From one annotated person to one crop: the single geometric augmentation.
+
+One virtual camera moves pixels, intrinsics, 2D and 3D joints together and swaps left and right. Geometry lives here and
+not in albumentations, because 3D labels must turn with the image.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posezoo.cameras import NO_DISTORTION, Camera, CropCamera, image_plane_crop, look_at_crop
+from posezoo.errors import PoseZooError
+from posezoo.skeletons import Skeleton, convert
+from posezoo.structures import IDENTITIES, Sample
+
+CropKind = Literal["look_at", "image_plane"]
+BoxKind = Literal["annotation", "pelvis_2000mm"]
+
+FOV_PHOTOGRAPH = 55.0  # degrees; MeTRAbs' default for uncalibrated photographs
+FOV_2D_TRAINING = 8.0  # degrees; MeTRAbs gives 2D-only training images a long lens
+_MAX_SHRINK = 8
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """What a model wants to be fed; a constructor fact of the model.
+
+    Attributes:
+        skeleton: Target skeleton.
+        image_size: Side of the square crop, px.
+        crop: "look_at" turns a virtual camera to the person; "image_plane" keeps depth order.
+        box: "annotation", or a square of 2000 mm around the pelvis at its true depth.
+    """
+
+    skeleton: Skeleton
+    image_size: int
+    crop: CropKind
+    box: BoxKind
+
+
+@dataclass
+class Augmentation:
+    """Random changes of training crops. The defaults are MeTRAbs' values (dossier sections 3 and 4.3).
+
+    Attributes:
+        roll: Largest in-plane rotation, degrees; drawn uniformly from both sides.
+        full_roll: Probability of drawing the roll from +-180 degrees instead.
+        zoom: Range of the zoom factor.
+        shift: Radius of the disc that the box centre is moved in, as a share of the longer box side.
+        flip: Probability of mirroring.
+        truncation: Probability of cutting the box to a random square part of itself.
+        occlusion: Probability of covering part of the crop.
+        occlusion_scale: Size of the covers relative to MeTRAbs' values at scale 1 (0.8 in its paper code).
+        colour: Jitter brightness, contrast, saturation and hue.
+        blur: Probability of a slight Gaussian blur (ours).
+        jpeg: Probability of JPEG artefacts (ours).
+    """
+
+    roll: float = 20.0
+    full_roll: float = 0.0
+    zoom: tuple[float, float] = (0.75, 1.25)
+    shift: float = 0.10
+    flip: float = 0.5
+    truncation: float = 0.0
+    occlusion: float = 0.7
+    occlusion_scale: float = 0.8
+    colour: bool = True
+    blur: float = 0.0
+    jpeg: float = 0.0
+
+
+@dataclass(frozen=True)
+class CropDraw:
+    """One draw of the geometric augmentation; the default leaves the crop alone."""
+
+    roll: float = 0.0
+    zoom: float = 1.0
+    flip: bool = False
+    box: NDArray[np.float32] | None = None
+
+
+def draw_augmentation(aug: Augmentation, box: NDArray[np.float32], rng: np.random.Generator) -> CropDraw:
+    """Draw roll, zoom, flip and the moved box. The number of draws does not depend on their values."""
+    truncate, full_roll, flip = rng.random(3)
+    limit = 180.0 if full_roll < aug.full_roll else aug.roll
+    roll = rng.uniform(-limit, limit)
+    zoom = rng.uniform(*aug.zoom)
+    angle, radius = rng.uniform(0, 2 * np.pi), np.sqrt(rng.random())
+    moved = truncated_box(box, rng) if truncate < aug.truncation else box
+    reach = aug.shift * radius * max(moved[2], moved[3])
+    offset = np.array([reach * np.cos(angle), reach * np.sin(angle), 0, 0])
+    return CropDraw(roll, zoom, bool(flip < aug.flip), (moved + offset).astype(np.float32))
+
+
+def truncated_box(box: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A random square of more than half the side of the (squared) box: MeTRAbs' truncation augmentation.
+
+    Drawn by rejection: x1 ~ U(0, .5), x2, y2 ~ U(.5, 1), kept if .5 < x2 - x1 < y2 (33 % are).
+    """
+    while True:
+        x1, x2, y2 = rng.uniform([0, 0.5, 0.5], [0.5, 1, 1])
+        side = x2 - x1
+        if 0.5 < side < y2:
+            break
+    full = max(box[2], box[3])
+    left, top = box[:2] + (box[2:] - full) / 2
+    return np.array([left + x1 * full, top + (y2 - side) * full, side * full, side * full], np.float32)
+
+
+def crop_camera(sample: Sample, source: Skeleton, spec: CropSpec, draw: CropDraw) -> CropCamera:
+    """The virtual camera of a person's crop. Images without a camera are always cropped in the image plane."""
+    camera = sample.camera or guessed_camera(sample)
+    box = torch.as_tensor(subject_box(sample, source, spec) if draw.box is None else draw.box)
+    keywords: dict[str, Any] = {"roll": draw.roll, "zoom": draw.zoom, "flip": draw.flip}
+    if spec.crop == "image_plane" or (sample.camera is None and sample.joints2d is not None):
+        return image_plane_crop(camera, box, spec.image_size, **keywords)
+    return look_at_crop(camera, box, spec.image_size, **keywords)
+
+
+def guessed_camera(sample: Sample) -> Camera:
+    """A camera for an uncalibrated image: 8 degrees for 2D-labelled training images, 55 for photographs."""
+    fov = FOV_PHOTOGRAPH if sample.joints2d is None else FOV_2D_TRAINING
+    return Camera.from_field_of_view(fov, *sample.size)
+
+
+def subject_box(sample: Sample, source: Skeleton, spec: CropSpec) -> NDArray[np.float32]:
+    """The box to crop: the annotated one, or 2000 mm around the pelvis.
+
+    Raises:
+        PoseZooError: `pelvis_2000mm` without a camera and a 3D label of the root.
+    """
+    if spec.box == "annotation":
+        return sample.box
+    at = source.root
+    known = sample.joints3d is not None and at is not None and (sample.valid3d is None or sample.valid3d[at])
+    if sample.camera is None or sample.joints3d is None or not known:
+        raise PoseZooError(
+            "box 'pelvis_2000mm' needs the camera and the 3D pelvis of every sample: use --model.box annotation."
+        )
+    root = sample.joints3d[at]
+    centre = sample.camera.project(torch.as_tensor(root, dtype=torch.float32)[None])[0].numpy()
+    side = 2000 * float(sample.camera.intrinsics[0, 0]) / float(root[2])
+    return np.array([*(centre - side / 2), side, side], np.float32)
+
+
+def warp(image: NDArray[np.uint8], crop: CropCamera, antialias: bool = True) -> NDArray[np.uint8]:
+    """Cut the crop out of the source image with one bilinear warp; outside the image it is black.
+
+    With `antialias`, the region is first shrunk by area averaging to at most twice the crop's resolution, so that no
+    source pixel is skipped.
+
+    Args:
+        image: uint8 [H, W, 3].
+        crop: Unbatched crop camera.
+
+    Returns:
+        uint8 [S, S, 3].
+    """
+    size = crop.size
+    corners = _border_points(size, crop)
+    region = _clip_region(corners, image.shape[1], image.shape[0])
+    if region is None:
+        return np.zeros((size, size, 3), np.uint8)
+    x0, y0, x1, y1 = region
+    patch, shrink = image[y0:y1, x0:x1], 1
+    if antialias:
+        shrink = int(np.clip(_scale(crop), 1, _MAX_SHRINK))
+        if shrink > 1:
+            patch = _area_shrink(patch, shrink)
+    # Pixel centres: shrinking by k sends u to (u + 0.5) / k - 0.5.
+    to_patch = np.array(
+        [[1 / shrink, 0, (0.5 - x0) / shrink - 0.5], [0, 1 / shrink, (0.5 - y0) / shrink - 0.5], [0, 0, 1]]
+    )
+    if int(crop.source.distortion_model) == NO_DISTORTION:
+        matrix = to_patch @ crop.crop_to_image.double().numpy()
+        return _warp_homography(patch, matrix, size)
+    return _warp_map(patch, crop, to_patch)
+
+
+def _warp_homography(patch: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    if np.allclose(matrix[2, :2], 0, atol=1e-12):
+        affine = matrix[:2] / matrix[2, 2]
+        return np.asarray(cv2.warpAffine(patch, affine, (size, size), flags=flags), np.uint8)
+    return np.asarray(cv2.warpPerspective(patch, matrix, (size, size), flags=flags), np.uint8)
+
+
+def _warp_map(patch: NDArray[np.uint8], crop: CropCamera, to_patch: NDArray[np.float64]) -> NDArray[np.uint8]:
+    axis = torch.arange(crop.size, dtype=torch.float32)
+    v, u = torch.meshgrid(axis, axis, indexing="ij")
+    source = crop.to_image(torch.stack([u, v], -1).flatten(0, 1)).numpy()
+    mapped = source * to_patch[[0, 1], [0, 1]] + to_patch[:2, 2]
+    grid = mapped.astype(np.float32).reshape(crop.size, crop.size, 2)
+    return np.asarray(cv2.remap(patch, grid, None, cv2.INTER_LINEAR), np.uint8)
+
+
+def _area_shrink(patch: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Shrink by an integer factor by exact area averaging; a ragged rim is padded by its own edge."""
+    height, width = patch.shape[:2]
+    pad_y, pad_x = -height % factor, -width % factor
+    if pad_y or pad_x:
+        patch = np.asarray(cv2.copyMakeBorder(patch, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE), np.uint8)
+    size = (patch.shape[1] // factor, patch.shape[0] // factor)
+    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _border_points(size: int, crop: CropCamera) -> NDArray[np.float32]:
+    """Source px of points along the crop's border; enough of them that lens distortion bulges are inside."""
+    steps = torch.linspace(-1, size, 9)
+    low, high = torch.full_like(steps, -1.0), torch.full_like(steps, float(size))
+    edges = [(steps, low), (steps, high), (low, steps), (high, steps)]
+    points = torch.cat([torch.stack(edge, -1) for edge in edges])
+    return np.asarray(crop.to_image(points).numpy(), np.float32)
+
+
+def _clip_region(points: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int, int] | None:
+    margin = 2 + _MAX_SHRINK
+    low = np.floor(points.min(0)).astype(int) - margin
+    high = np.ceil(points.max(0)).astype(int) + margin
+    x0, y0 = np.clip(low, 0, [width, height])
+    x1, y1 = np.clip(high, 0, [width, height])
+    return None if x1 <= x0 or y1 <= y0 else (int(x0), int(y0), int(x1), int(y1))
+
+
+def _scale(crop: CropCamera) -> float:
+    """Source px per crop px at the crop's centre."""
+    centre = (crop.size - 1) / 2
+    points = torch.tensor([[centre, centre], [centre + 1, centre], [centre, centre + 1]])
+    a, b, c = crop.to_image(points)
+    return float(torch.sqrt(torch.linalg.det(torch.stack([b - a, c - a])).abs()))
+
+
+def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCamera) -> dict[str, Any]:
+    """Every label of a `Batch` row but the image, in the crop camera's frame and the target skeleton."""
+    target, flipped = spec.skeleton, bool(crop.flipped)
+    joints3d, valid3d = _labels3d(sample, source, target, crop)
+    joints2d, valid2d = _labels2d(sample, source, target, crop, joints3d, valid3d)
+    parts = len(target.parts)
+    order = np.zeros(parts, np.int8) if sample.depth_order is None else sample.depth_order
+    valid_order = np.zeros(parts, bool) if sample.valid_order is None else sample.valid_order
+    if flipped:
+        joints3d, valid3d = target.flip(joints3d), target.flip(valid3d, -1)
+        joints2d, valid2d = target.flip(joints2d), target.flip(valid2d, -1)
+        order, valid_order = target.flip_parts(order), target.flip_parts(valid_order)
+    return {
+        "intrinsics": crop.intrinsics.float(),
+        "rotation": crop.rotation.float(),
+        "crop_to_image": crop.crop_to_image.float(),
+        "source_intrinsics": crop.source.intrinsics.float(),
+        "source_distortion": crop.source.distortion.float(),
+        "distortion_model": crop.source.distortion_model,
+        "has_camera": torch.tensor(sample.camera is not None),
+        "box": torch.as_tensor(sample.box, dtype=torch.float32),
+        "joints3d": torch.as_tensor(joints3d, dtype=torch.float32),
+        "joints2d": torch.as_tensor(joints2d, dtype=torch.float32),
+        "valid3d": torch.as_tensor(valid3d),
+        "valid2d": torch.as_tensor(valid2d),
+        "depth_order": torch.as_tensor(order, dtype=torch.int8),
+        "valid_order": torch.as_tensor(valid_order),
+        **{key: torch.tensor(sample.identity.get(key, 0)) for key in IDENTITIES},
+    }
+
+
+def _labels3d(
+    sample: Sample, source: Skeleton, target: Skeleton, crop: CropCamera
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    if sample.joints3d is None:
+        return np.zeros((len(target), 3), np.float32), np.zeros(len(target), bool)
+    joints, valid = convert(sample.joints3d, sample.valid3d, source, target)
+    turned = crop.from_source(torch.as_tensor(joints, dtype=torch.float32)).numpy()
+    return np.where(valid[:, None], turned, 0), valid
+
+
+def _labels2d(
+    sample: Sample,
+    source: Skeleton,
+    target: Skeleton,
+    crop: CropCamera,
+    joints3d: NDArray[np.float32],
+    valid3d: NDArray[np.bool_],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """2D labels: projections of the 3D ones where those exist, annotated pixels elsewhere."""
+    in_front = valid3d & (joints3d[:, 2] > 1)
+    safe = np.where(in_front[:, None], joints3d, np.float32([0, 0, 1]))
+    joints2d = crop.project(torch.as_tensor(safe)).numpy()
+    valid2d = in_front
+    if sample.joints2d is not None:
+        annotated, known = convert(sample.joints2d, sample.valid2d, source, target)
+        moved = crop.from_image(torch.as_tensor(annotated, dtype=torch.float32)).numpy()
+        joints2d = np.where(valid2d[:, None], joints2d, moved)
+        valid2d = valid2d | known
+    return np.where(valid2d[:, None], joints2d, 0).astype(np.float32), valid2d

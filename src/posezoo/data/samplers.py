@@ -1,0 +1,85 @@
+"""Which sample comes when: training order that can be resumed, and evaluation that never repeats a sample.
+
+Both are subclasses of `DistributedSampler`, so that Lightning leaves them in place on several devices.
+"""
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DistributedSampler
+
+
+def _world() -> tuple[int, int]:
+    """(number of processes, rank) of the running job; (1, 0) outside one."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size(), dist.get_rank()
+    return 1, 0
+
+
+class TrainSampler(DistributedSampler[Any]):
+    """Shuffled (index, draw) pairs; a pure function of (seed, epoch), the same for every number of workers.
+
+    `draw` is the epoch: a dataset seeds the augmentation of a sample by (seed, draw, index). The last incomplete round
+    over the ranks is dropped, so that all ranks make equally many steps.
+    """
+
+    def __init__(self, dataset: Sized, seed: int = 0, num_replicas: int | None = None, rank: int | None = None):
+        world = _world()
+        super().__init__(
+            dataset,  # type: ignore[arg-type]  # only its length is used
+            num_replicas=world[0] if num_replicas is None else num_replicas,
+            rank=world[1] if rank is None else rank,
+            shuffle=True,
+            seed=seed,
+            drop_last=True,
+        )
+        self.length = len(dataset)
+        self.start = 0  # samples of this rank already used in the current epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator)
+        rounds = self.length // self.num_replicas
+        mine = order[: rounds * self.num_replicas][self.rank :: self.num_replicas][self.start :]
+        return ((int(index), self.epoch) for index in mine)
+
+    def __len__(self) -> int:
+        return self.length // self.num_replicas - self.start
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this sampler is."""
+        return {"epoch": self.epoch, "start": self.start}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where another sampler of the same seed stopped."""
+        self.epoch, self.start = state["epoch"], state["start"]
+
+
+class EvalSampler(DistributedSampler[Any]):
+    """Every sample exactly once over all ranks, in order.
+
+    The usual sampler pads with repeats, which biases metrics. Here ranks may differ by one sample, so no collective may
+    run inside a step. With fewer samples than ranks, it pads (an empty rank would hang); metrics then drop duplicates.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None):
+        world = _world()
+        super().__init__(
+            dataset,  # type: ignore[arg-type]  # only its length is used
+            num_replicas=world[0] if num_replicas is None else num_replicas,
+            rank=world[1] if rank is None else rank,
+            shuffle=False,
+        )
+        self.length = len(dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.length < self.num_replicas:
+            return iter([self.rank % max(self.length, 1)] if self.length else [])
+        return iter(range(self.rank, self.length, self.num_replicas))
+
+    def __len__(self) -> int:
+        if self.length < self.num_replicas:
+            return min(self.length, 1)
+        return (self.length - self.rank + self.num_replicas - 1) // self.num_replicas

@@ -1,0 +1,259 @@
+"""Heat-map maths, once: soft-argmax, marginals, Gaussian targets, confidence.
+
+A heat map is logits [..., (depth,) height, width]. Coordinates come in the order x, y(, z), the *reverse* of
+the axes. Everything is computed in float32 at least, whatever the dtype of the logits and whether autocast is
+on: a soft-argmax in bfloat16 is 0.02 cells off. Nothing here multiplies matrices, so TF32 does not matter.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Grid = Literal["corners", "cells"]
+
+# Cells in one block of the fused soft-argmax. On a CPU a block and its float32 scratch should stay in the
+# second-level cache (2^18 cells are one 64^3 volume, 1 MB); a GPU wants few, large kernels (64 MB; a guess).
+_BLOCK_CELLS_CPU, _BLOCK_CELLS_ELSEWHERE = 1 << 18, 1 << 24
+
+# With smaller maps, or fewer of them, the plain formulation's fewer operations win over fewer bytes.
+_FUSED_MAP_CELLS, _FUSED_CELLS = 1 << 15, 1 << 20
+
+
+def soft_argmax(
+    logits: Float[Tensor, "*batch"],
+    ndim: int,
+    grid: Grid = "corners",
+    fused: bool | None = None,
+) -> Float[Tensor, "*points ndim"]:
+    """Expected position under a softmax over the last `ndim` axes, 0..1 along each axis.
+
+    Sun et al., "Integral Human Pose Regression" (ECCV 2018), equation 2.
+
+    Args:
+        logits: [..., (depth,) height, width], any float dtype and memory layout. A map that is -inf
+            everywhere, or holds NaN or +inf, gives NaN.
+        ndim: 1, 2 or 3 trailing axes make one map.
+        grid: "corners" puts the first cell at 0 and the last at 1 (the only cell of an axis at 0.5), as
+            MeTRAbs; "cells" puts cell i of n at (i + 0.5) / n.
+        fused: True keeps no volume but the logits for the backward pass and works in blocks that fit the
+            cache; it can be differentiated once, and not under functorch. False is the plain formulation,
+            which double backward, functorch and export need. None takes the fused one for large volumes,
+            unless functorch, forward-mode differentiation, compilation, tracing or export is going on.
+
+    Returns:
+        [..., ndim] in the order x, y(, z); float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: Not a floating-point tensor of at least `ndim` axes, or an unknown grid.
+    """
+    _check(logits, ndim)
+    if grid not in ("corners", "cells"):
+        raise ValueError(f"grid must be 'corners' or 'cells', got '{grid}'.")
+    if _prefers_fused(logits, ndim) if fused is None else fused:
+        return _fused_soft_argmax(logits, ndim, grid)
+    return torch.stack([_centre(marginal, grid) for marginal in marginals(logits, ndim)], -1)
+
+
+def marginals(logits: Float[Tensor, "*batch"], ndim: int) -> tuple[Float[Tensor, "*points cells"], ...]:
+    """Probability along each axis of a softmax over the last `ndim` axes: one [..., n] for x, y(, z).
+
+    Args:
+        logits: [..., (depth,) height, width].
+        ndim: 1, 2 or 3 trailing axes make one map.
+
+    Raises:
+        ValueError: Not a floating-point tensor of at least `ndim` axes.
+    """
+    _check(logits, ndim)
+    cells = logits.flatten(-ndim).softmax(-1, dtype=_accumulator(logits))
+    return _marginals(cells.reshape(logits.shape), ndim)
+
+
+def gaussian_targets(
+    coords: Float[Tensor, "*batch 2"],
+    size: tuple[int, int],
+    sigma: float,
+    valid: Bool[Tensor, "*batch"] | None = None,
+) -> Float[Tensor, "*batch height width"]:
+    """Gaussian bumps of height 1 (not normalised) around sub-pixel centres, to regress heat maps to.
+
+    Args:
+        coords: (x, y) in heat-map cells; integer = cell centre. Centres outside the map leave their tail.
+        size: (height, width) of the map.
+        sigma: Standard deviation in cells.
+        valid: Which points to draw; the others, NaN included, give zeros. All of them when None.
+
+    Raises:
+        ValueError: `coords` is not [..., 2] or sigma is not positive.
+    """
+    if coords.shape[-1:] != (2,) or sigma <= 0:
+        raise ValueError(f"Expected points [..., 2] and a positive sigma, got {tuple(coords.shape)} and {sigma}.")
+    if valid is not None:
+        coords = coords.where(valid[..., None], 0)
+    column, row = (
+        torch.exp((torch.arange(n, device=coords.device) - coords[..., axis, None]).square() / (-2 * sigma**2))
+        for n, axis in ((size[0], 1), (size[1], 0))
+    )
+    if valid is not None:
+        column = column.where(valid[..., None], 0)
+    return column[..., :, None] * row[..., None, :]  # separable: one pass over the map
+
+
+def heatmap_confidence(logits: Float[Tensor, "*batch"], ndim: int) -> Float[Tensor, "*points"]:
+    """How much of a heat map agrees with its mode: the probability within one cell of it, 0..1.
+
+    The softmax mass of the (up to) 3^ndim cells whose index differs from the mode's by at most one along
+    every axis; the first of equal modes counts. A point mass gives 1, a uniform map of n cells 3^ndim / n or
+    less. This is posezoo's extension; none of the papers defines a confidence.
+
+    Args:
+        logits: [..., (depth,) height, width].
+        ndim: 1, 2 or 3 trailing axes make one map.
+
+    Raises:
+        ValueError: Not a floating-point tensor of at least `ndim` axes.
+    """
+    _check(logits, ndim)
+    flat = logits.flatten(-ndim)
+    log_total = flat.to(_accumulator(logits)).logsumexp(-1, keepdim=True)
+    index, inside = _neighbourhood(flat.argmax(-1, keepdim=True), logits.shape[-ndim:])
+    near = flat.gather(-1, index).to(log_total.dtype) - log_total
+    return near.exp().where(inside, 0).sum(-1).clamp(max=1)
+
+
+def _check(logits: Tensor, ndim: int) -> None:
+    if ndim not in (1, 2, 3) or logits.ndim < ndim or not logits.is_floating_point():
+        raise ValueError(
+            f"Expected floating-point maps over the last ndim = 1, 2 or 3 axes, "
+            f"got ndim = {ndim} and {logits.dtype} {tuple(logits.shape)}."
+        )
+
+
+def _accumulator(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _axis(cells: int, grid: Grid, like: Tensor) -> Tensor:
+    if grid == "corners" and cells > 1:
+        return torch.linspace(0, 1, cells, dtype=like.dtype, device=like.device)
+    return (torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5) / cells
+
+
+def _centre(marginal: Tensor, grid: Grid) -> Tensor:
+    """Mean position under an unnormalised marginal [..., n].
+
+    Dividing by the marginal's own sum removes the rounding of the softmax's total, which over 64^3 cells is
+    larger than all other errors together.
+    """
+    return (marginal * _axis(marginal.shape[-1], grid, marginal)).sum(-1) / marginal.sum(-1)
+
+
+def _marginals(cells: Tensor, ndim: int) -> tuple[Tensor, ...]:
+    """Sums over all axes but one, for x, y(, z); only the first axis of a map takes two passes over it."""
+    found = []
+    for axes in range(ndim, 1, -1):
+        found.append(cells.sum(dim=tuple(range(1 - axes, 0))))
+        cells = cells.sum(dim=-axes)
+    return (cells, *reversed(found))
+
+
+def _neighbourhood(mode: Tensor, sizes: torch.Size) -> tuple[Tensor, Tensor]:
+    """Flat indices [..., 3^ndim] of the cells around flat index `mode` [..., 1], and which of them exist."""
+    index = torch.zeros_like(mode)
+    inside = torch.ones_like(mode, dtype=torch.bool)
+    step = torch.arange(-1, 2, device=mode.device)
+    stride = sizes.numel()
+    for size in sizes:
+        stride //= size
+        place = (mode // stride % size + step)[..., None, :]
+        index = (index[..., None] + place.clamp(0, size - 1) * stride).flatten(-2)
+        inside = (inside[..., None] & (place >= 0) & (place < size)).flatten(-2)
+    return index, inside
+
+
+def _is_traced() -> bool:
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _prefers_fused(logits: Tensor, ndim: int) -> bool:
+    if torch.compiler.is_compiling() or _is_traced() or torch.onnx.is_in_onnx_export():
+        return False
+    # The question that torch.autograd.Function itself asks before it refuses to run; there is no public one.
+    if torch._C._are_functorch_transforms_active():
+        return False
+    if torch.autograd.forward_ad.unpack_dual(logits).tangent is not None:
+        return False
+    return logits.shape[-ndim:].numel() >= _FUSED_MAP_CELLS and logits.numel() >= _FUSED_CELLS
+
+
+def _fused_soft_argmax(logits: Tensor, ndim: int, grid: Grid) -> Tensor:
+    maps = logits.shape[:-ndim]
+    volumes = logits.reshape(*maps, *(1,) * (3 - ndim), *logits.shape[-ndim:])
+    coords: Tensor = _BlockedSoftArgmax.apply(_as_views(volumes), grid)
+    return coords[..., :ndim].reshape(*maps, ndim)
+
+
+def _as_views(volumes: Tensor) -> Tensor:
+    """[..., D, H, W] as [N, K, D, H, W], without a copy where volumes are packed or channels last.
+
+    In a channels-last tensor the volumes of one sample are interleaved: they are K there, and N the samples.
+    """
+    if not volumes.is_contiguous() and volumes.ndim > 3 and volumes.movedim((-2, -1), (-4, -3)).is_contiguous():
+        return volumes.reshape(-1, *volumes.shape[-4:])
+    return volumes.reshape(1, -1, *volumes.shape[-3:])  # a copy for any other layout
+
+
+def _blocks(volumes: Tensor) -> Iterator[tuple[int, slice]]:
+    """(n, slice of K) of consecutive blocks of volumes [N, K, D, H, W]."""
+    cells = _BLOCK_CELLS_CPU if volumes.device.type == "cpu" else _BLOCK_CELLS_ELSEWHERE
+    count = max(1, cells // volumes.shape[-3:].numel())
+    for n in range(volumes.shape[0]):
+        for start in range(0, volumes.shape[1], count):
+            yield n, slice(start, start + count)
+
+
+class _BlockedSoftArgmax(torch.autograd.Function):
+    """Soft-argmax of volumes [N, K, D, H, W] -> [N, K, 3], in blocks small enough for the cache.
+
+    Saves only the logits v and the result c: the gradient softmax(v) * sum_axes dL/dc (x - c) needs no volume
+    that was kept. Reading the logits again costs less than storing a softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, grid: Grid) -> Tensor:
+        coords = logits.new_empty((*logits.shape[:2], 3), dtype=_accumulator(logits))
+        for n, part in _blocks(logits):
+            marginal = _marginals(_weights(logits[n, part]), 3)
+            coords[n, part] = torch.stack([_centre(axis, grid) for axis in marginal], -1)
+        ctx.save_for_backward(logits, coords)
+        ctx.grid = grid
+        return coords
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, coords = ctx.saved_tensors
+        gradient = torch.empty_like(logits)  # not into the logits: they belong to the caller
+        axes = [_axis(size, ctx.grid, coords) for size in reversed(logits.shape[-3:])]
+        for n, part in _blocks(logits):
+            weights = _weights(logits[n, part])
+            grad = grads[0][n, part] / weights.sum((-3, -2, -1))[:, None]
+            x, y, z = (grad[:, i, None] * (axis - coords[n, part, i, None]) for i, axis in enumerate(axes))
+            # In the memory order of the weights; the result of a broadcast would not be.
+            pull = torch.empty_like(weights)
+            torch.add(z[:, :, None, None] + y[:, None, :, None], x[:, None, None, :], out=pull)
+            gradient[n, part] = weights.mul_(pull)
+        return gradient, None
+
+
+def _weights(volumes: Tensor) -> Tensor:
+    """Softmax of volumes [K, D, H, W] up to a factor for each, in their memory order."""
+    if volumes.is_contiguous():
+        return volumes.flatten(1).softmax(1, dtype=_accumulator(volumes)).view(volumes.shape)
+    # The softmax kernel would first copy interleaved volumes into another order: dearer than two passes.
+    volumes = volumes.to(_accumulator(volumes))
+    return (volumes - volumes.amax((-3, -2, -1), keepdim=True)).exp_()

@@ -1,0 +1,409 @@
+"""Image backbones from timm: output stride, centred striding, normalisation, weights.
+
+A symmetric-padded network looks at pixels 0, 32, 64, ... with its cells, which is not centred in the crop. Centred
+striding (MeTRAbs section 1.3) lets the last strided layer sample odd positions, so that cell k looks at 32 k + 16.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from posezoo.errors import PoseZooError, did_you_mean
+
+STRIDES = (4, 8, 16, 32)
+
+# timm's classes (EfficientNet also builds MobileNetV2) whose strides we can shift and replace by dilation; each proven
+# by gradient centroid in the tests.
+KNOWN_FAMILIES = ("ResNet", "ResNetV2", "EfficientNet")
+
+
+def _narrow_resnet(width: int) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from timm.models.resnet import BasicBlock, ResNet
+
+        return ResNet(  # type: ignore[no-any-return]
+            BasicBlock,
+            [1, 1, 1, 1],
+            channels=(width, 2 * width, 4 * width, 8 * width),
+            stem_width=width // 2,
+            stem_type="deep",
+            num_classes=0,
+            global_pool="",
+        )
+
+    return build
+
+
+# Plain ten-layer ResNets for laptops and tests: on a CPU they learn fastest per second, depthwise nets crawl.
+OWN_BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    f"resnet10_w{width}": _narrow_resnet(width) for width in (8, 16, 32, 48)
+}
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier: uint8 crops in, a feature map out.
+
+    Args:
+        name: Any timm model with a convolutional feature map, or one of `OWN_BACKBONES`.
+        stride: Pixels per cell in training: 4, 8, 16 or 32.
+        stride_test: The same in evaluation; later strides become dilation and weights are reused. None: as `stride`.
+        centered_stride: Let cell k look at `stride * k + stride / 2`.
+        weights: None, "imagenet" (timm's own, downloaded) or a file with a state dict.
+        bn_momentum: Momentum of BatchNorm statistics; None keeps the backbone's.
+
+    Attributes:
+        channels: Channels of the feature map.
+
+    Raises:
+        PoseZooError: Unknown name, impossible stride, centring asked of a family that we cannot centre, weights
+            that are missing or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        stride: int = 32,
+        stride_test: int | None = None,
+        centered_stride: bool = True,
+        weights: str | None = None,
+        bn_momentum: float | None = None,
+    ) -> None:
+        super().__init__()
+        for value in (stride, stride_test or stride):
+            if value not in STRIDES:
+                raise PoseZooError(f"Strides are 4, 8, 16 or 32 px, got {value}: set --model.stride accordingly.")
+        self.name, self.stride, self.stride_test = name, stride, stride_test or stride
+        self.centered = centered_stride
+        self.body = _create(name, stride, centered_stride, pretrained=weights == "imagenet")
+        self.channels = int(self.body.num_features)
+        config = getattr(self.body, "pretrained_cfg", None) or {}
+        self.register_buffer("mean", _colour(config.get("mean", (0.5, 0.5, 0.5))), persistent=False)
+        self.register_buffer("std", _colour(config.get("std", (0.5, 0.5, 0.5))), persistent=False)
+        if weights not in (None, "imagenet"):
+            load_backbone_weights(self.body, Path(weights))
+        if bn_momentum is not None:
+            for layer in batch_norms(self):
+                layer.momentum = bn_momentum
+        # A skeleton on the meta device at the other stride; it borrows this module's tensors in every call.
+        self._test_body: list[nn.Module] = []
+        if self.stride_test != stride:
+            with torch.device("meta"):
+                self._test_body.append(_create(name, self.stride_test, centered_stride, pretrained=False).eval())
+        self.offset = self._offset()
+
+    def _offset(self) -> float:
+        if self.centered:
+            return self.stride / 2
+        # Symmetric padding puts cell 0 on pixel 0; the tests prove it for the known families.
+        known = type(self.body).__name__ in KNOWN_FAMILIES
+        return 0.0 if known else measure_offset(self.body, self.stride)
+
+    def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Features of uint8 RGB crops; float images are taken as 0..1."""
+        x = self.normalise(image)
+        if self.training or not self._test_body:
+            return self._features(self.body, x)
+        tensors = dict(self.body.named_parameters()) | dict(self.body.named_buffers())
+        features: Tensor = functional_call(_Features(self._test_body[0]), _prefixed(tensors), (x,))
+        return features
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """To zero mean and unit variance as the backbone's own training had it."""
+        x = image.float() / 255 if image.dtype == torch.uint8 else image
+        return (x - self.mean) / self.std
+
+    def cell_grid(self, training: bool | None = None) -> tuple[int, float]:
+        """(stride, offset) of the cells in the given mode: cell k looks at pixel `stride * k + offset`."""
+        if self.training if training is None else training:
+            return self.stride, self.offset
+        return self.stride_test, self.stride_test / 2 if self.centered else self.offset
+
+    @staticmethod
+    def _features(body: nn.Module, x: Tensor) -> Tensor:
+        return _Features(body)(x)  # type: ignore[no-any-return]
+
+
+class _Features(nn.Module):
+    """timm's `forward_features` as a module's forward, so that `functional_call` can reach it."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body.forward_features(x)  # type: ignore[operator,no-any-return]
+
+
+def _prefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"body.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _colour(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
+
+
+def batch_norms(module: nn.Module) -> Iterator[Any]:
+    """Every BatchNorm layer of a module."""
+    return (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+
+def _create(name: str, stride: int, centered: bool, pretrained: bool) -> nn.Module:
+    body = _create_full(name, stride, pretrained)
+    known = type(body).__name__ in KNOWN_FAMILIES
+    if known:
+        _restride(body, stride)
+    if centered and not known:
+        raise PoseZooError(
+            f"Centred striding is not available for {name} ({type(body).__name__}): set --model.centered_stride false, "
+            "or choose a ResNet, ResNetV2, MobileNetV2 or EfficientNetV2."
+        )
+    if centered:
+        _centre(body, name)
+    return body
+
+
+def _create_full(name: str, stride: int, pretrained: bool) -> nn.Module:
+    """The network as it was published; families that we do not know are asked for the stride by timm's own option."""
+    import timm
+
+    if name in OWN_BACKBONES:
+        if pretrained:
+            raise PoseZooError(f"{name} has no ImageNet weights: drop --model.backbone_weights or choose a timm model.")
+        return OWN_BACKBONES[name]()
+    if not timm.is_model(name):
+        raise PoseZooError(f"Unknown backbone '{name}': {did_you_mean(name, [*OWN_BACKBONES, *timm.list_models()])}")
+    options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "pretrained": pretrained}
+    if name.startswith("tf_"):
+        options["pad_type"] = ""  # TensorFlow's SAME padding would centre cells at 32 k + 31
+    try:
+        body = timm.create_model(name, **options)
+        if type(body).__name__ not in KNOWN_FAMILIES and stride != 32:
+            body = timm.create_model(name, output_stride=stride, **options)
+    except (TypeError, AssertionError) as error:
+        raise PoseZooError(f"{name} cannot run at stride {stride}: use --model.stride 32 or another backbone.") from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise PoseZooError(
+            f"ImageNet weights of {name} could not be fetched ({type(error).__name__}): go online once, or give a "
+            "local file with --model.backbone_weights PATH."
+        ) from error
+    return body  # type: ignore[no-any-return]
+
+
+def load_backbone_weights(body: nn.Module, path: Path) -> None:
+    """Load a backbone's state dict (.safetensors, .pt, .pth); classifier weights are left out.
+
+    Raises:
+        PoseZooError: No such file, or tensors that the backbone needs are missing or have other shapes.
+    """
+    if not path.is_file():
+        raise PoseZooError(f"No backbone weights at {path}; check --model.backbone_weights.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    wanted = body.state_dict()
+    wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
+    wrong = [k for k in wrong if not k.endswith("num_batches_tracked")]
+    if wrong:
+        raise PoseZooError(
+            f"{path} does not fit the backbone: {len(wrong)} of {len(wanted)} tensors are missing or have another "
+            f"shape (first: {wrong[0]})."
+        )
+    body.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+
+
+class ShiftedConv2d(nn.Conv2d):
+    """A strided convolution that samples one input position later: odd positions instead of even ones."""
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d) -> "ShiftedConv2d":
+        """The same layer, the same parameters, shifted."""
+        shifted = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            0,
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+            device="meta",
+        )
+        shifted.weight, shifted.bias = conv.weight, conv.bias
+        before = int(conv.padding[0]) - 1
+        shifted.shift = (before, before + 2) * 2
+        return shifted
+
+    shift: tuple[int, int, int, int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pads asymmetrically (or crops, for a 1x1 kernel), then convolves."""
+        return super().forward(F.pad(x, self.shift))
+
+
+class ShiftedMaxPool2d(nn.MaxPool2d):
+    """The max-pooling of a ResNet stem, sampling one position later."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Its input is non-negative (behind a ReLU), so zeros are as good as minus infinity."""
+        before = int(self.padding) - 1  # type: ignore[arg-type]
+        return F.max_pool2d(F.pad(x, (before, before + 2) * 2), self.kernel_size, self.stride)
+
+
+@dataclass
+class _Layer:
+    """A layer of a network together with the place where it hangs, so that it can be replaced."""
+
+    parent: nn.Module
+    attribute: str
+
+    @property
+    def module(self) -> nn.Module:
+        return getattr(self.parent, self.attribute)  # type: ignore[no-any-return]
+
+    @property
+    def stride(self) -> int:
+        stride = getattr(self.module, "stride", 1)
+        return int(stride[0]) if isinstance(stride, tuple) else int(stride)
+
+
+def _units(body: nn.Module) -> list[list[_Layer]]:
+    """Convolutions and poolings in forward order, in units of which each halves the resolution at most once.
+
+    Begins behind the first strided convolution, which is alike in all known families.
+    """
+    if isinstance_of(body, "ResNet"):
+        stages = [getattr(body, f"layer{i}") for i in range(1, 5)]
+        head = [_Layer(body, "maxpool")]
+    elif isinstance_of(body, "ResNetV2"):
+        stages = [stage.blocks for stage in body.stages]  # type: ignore[union-attr]
+        head = [_Layer(body.stem, "pool")]  # type: ignore[arg-type]
+    else:
+        stages, head = list(body.blocks), []  # type: ignore[arg-type]
+    blocks = [block for stage in stages for block in stage]
+    return [head, *[_layers(block) for block in blocks]]
+
+
+def _layers(block: nn.Module) -> list[_Layer]:
+    return [
+        _Layer(parent, attribute)
+        for parent in block.modules()
+        for attribute, child in parent.named_children()
+        if isinstance(child, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
+    ]
+
+
+def isinstance_of(body: nn.Module, family: str) -> bool:
+    """Whether a network is of a timm family, by class name (importing timm for it costs seconds)."""
+    return type(body).__name__ == family
+
+
+def _restride(body: nn.Module, stride: int) -> None:
+    """Replace strides beyond `stride` by dilation, in place: the same weights see the same pixels, more densely."""
+    reached, dilation = 2, 1
+    for unit in _units(body):
+        removed = False
+        if any(layer.stride == 2 for layer in unit):
+            removed = reached == stride
+            reached = reached if removed else 2 * reached
+        for layer in unit:
+            module, was_strided = layer.module, layer.stride == 2
+            if isinstance(module, nn.AvgPool2d) and removed:
+                raise PoseZooError("This backbone averages in its shortcuts and runs at stride 32 only.")
+            if isinstance(module, nn.Conv2d):
+                _dilate(module, dilation)
+                if was_strided and removed:
+                    module.stride = (1, 1)
+                    dilation *= 1 if module.kernel_size == (1, 1) else 2
+
+
+def _dilate(conv: nn.Conv2d, dilation: int) -> None:
+    if dilation > 1 and conv.kernel_size != (1, 1):
+        conv.dilation = (dilation, dilation)
+        conv.padding = tuple(dilation * (k // 2) for k in conv.kernel_size)
+
+
+def _centre(body: nn.Module, name: str) -> None:
+    """Shift the last strided layer (and the shortcut beside it), in place."""
+    strided = [[layer for layer in unit if layer.stride == 2] for unit in _units(body)]
+    for layer in [unit for unit in strided if unit][-1]:
+        module = layer.module
+        if isinstance(module, nn.Conv2d):
+            setattr(layer.parent, layer.attribute, ShiftedConv2d.from_conv(module))
+        elif isinstance(module, nn.MaxPool2d):
+            pool = ShiftedMaxPool2d(module.kernel_size, module.stride, module.padding)
+            setattr(layer.parent, layer.attribute, pool)
+        else:
+            raise PoseZooError(
+                f"Centred striding is not available for {name}: its shortcuts average. Set "
+                "--model.centered_stride false or choose a variant without 'd' or 't' in its name."
+            )
+
+
+def measure_offset(body: nn.Module, stride: int, height: int = 2688) -> float:
+    """Pixel that cell 0 looks at, by the gradient centroid of a linearised, uniformly weighted copy of the network.
+
+    Raises:
+        PoseZooError: The network has no regular cells (global attention, say).
+    """
+    linear = _linearised(copy.deepcopy(body).to("cpu"))
+    # A tall strip: its middle must lie farther from the ends than the receptive field reaches.
+    image = torch.zeros(1, 3, height, 64, dtype=torch.float64, requires_grad=True)
+    cell, centroids = height // stride // 2, []
+    for k in (cell, cell + 1):
+        features = linear.forward_features(image)  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(features[:, :, k].sum(), image)
+        mass = gradient[0].sum((0, 2))
+        centroids.append(float((mass * torch.arange(len(mass))).sum() / mass.sum()))
+    if abs(centroids[1] - centroids[0] - stride) > 0.05:
+        raise PoseZooError(
+            f"{type(body).__name__} has no regular grid of cells (neighbours lie {centroids[1] - centroids[0]:.2f} px "
+            f"apart, not {stride}): choose a convolutional backbone."
+        )
+    return round(centroids[0] - stride * cell, 3)
+
+
+def _linearised(body: nn.Module) -> nn.Module:
+    """All weights positive and equal, no biases, norms and activations as identities: in place, in float64."""
+    for parent in list(body.modules()):
+        for attribute, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                nn.init.constant_(child.weight, 1.0 / child.weight[0].numel())
+                if child.bias is not None:
+                    nn.init.zeros_(child.bias)
+            elif isinstance(child, nn.MaxPool2d):
+                mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+                setattr(parent, attribute, _ShiftedAvgPool2d(mean) if isinstance(child, ShiftedMaxPool2d) else mean)
+            elif not list(child.children()) and not isinstance(child, nn.AvgPool2d | nn.Linear):
+                setattr(parent, attribute, nn.Identity())
+            elif hasattr(child, "running_mean"):  # timm's fused norm + activation layers have children
+                setattr(parent, attribute, nn.Identity())
+            elif type(child).__name__ == "SqueezeExcite":
+                setattr(parent, attribute, nn.Identity())
+    return body.double().eval()
+
+
+class _ShiftedAvgPool2d(nn.Module):
+    def __init__(self, pool: nn.AvgPool2d) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = int(self.pool.padding) - 1  # type: ignore[arg-type]
+        return F.avg_pool2d(F.pad(x, (before, before + 2) * 2), self.pool.kernel_size, self.pool.stride)

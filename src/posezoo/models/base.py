@@ -1,0 +1,207 @@
+"""`PoseEstimator`: what all methods share as LightningModules: steps, optimiser factories, hyperparameters, checkpoints."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from posezoo.data.crop import BoxKind, CropKind
+from posezoo.errors import PoseZooError
+from posezoo.skeletons import Skeleton, get_skeleton
+from posezoo.structures import Batch, Prediction
+
+# Arguments that are objects or machine paths: they are never written into a checkpoint's hyperparameters.
+NOT_SAVED = ("optimizer", "lr_scheduler", "backbone_weights")
+
+
+class PoseEstimator(pl.LightningModule):
+    """Base class of all methods.
+
+    A subclass builds `self.network`, and implements `estimate` and `losses`. It owns the facts about its input:
+    `skeleton`, `image_size`, `crop` and `box`.
+
+    Args:
+        skeleton: Name of the skeleton that is predicted.
+        image_size: Side of the square crop, px.
+        crop: Kind of the crop camera.
+        box: What is cropped.
+        optimizer: Factory; None for the method's published optimiser.
+        lr_scheduler: Factory, stepped once per optimiser step; None for the method's published schedule.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        skeleton: str = "h36m17",
+        image_size: int = 256,
+        crop: CropKind = "look_at",
+        box: BoxKind = "annotation",
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.skeleton: Skeleton = get_skeleton(skeleton)
+        if self.skeleton.root is None:
+            raise PoseZooError(
+                f"{skeleton} has no pelvis to be relative to, so no 3D model can predict it: set --model.skeleton to "
+                "h36m17 or another skeleton with a root."
+            )
+        self.root: int = self.skeleton.root
+        self.image_size, self.crop, self.box = image_size, crop, box
+        self.optimizer_factory, self.lr_scheduler_factory = optimizer, lr_scheduler
+
+    @abstractmethod
+    def estimate(self, batch: Batch) -> Prediction:
+        """Run the network on a batch; `aux` holds what `losses` needs while training."""
+
+    @abstractmethod
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term, unweighted. A term without labels is 0 and connected to the graph, so that no rank hangs."""
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each loss term; 1 for those not named."""
+        return {}
+
+    def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler | None]:
+        """The method's published optimiser and its per-step schedule, for a run of `total_steps`."""
+        return torch.optim.AdamW(self.parameters(), lr=1e-4), None
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Same as `estimate`."""
+        return self.estimate(batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step; logs `train/loss` and every term as `train/loss_<key>`."""
+        prediction = self.estimate(batch)
+        terms = self.losses(prediction, batch)
+        weights = self.loss_weights()
+        total = torch.stack([weights.get(key, 1.0) * term for key, term in terms.items()]).sum()
+        logged = {"train/loss": total.detach()} | {f"train/loss_{key}": t.detach() for key, t in terms.items()}
+        size = len(batch["image"])
+        self.log("train/loss", logged.pop("train/loss"), prog_bar=True, batch_size=size)
+        self.log_dict(logged, batch_size=size)
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """Returns the prediction; the `PoseMetrics` callback scores every method with the same code."""
+        return self.estimate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """As `validation_step`."""
+        return self.estimate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """The prediction without aux, on the CPU."""
+        return self.estimate(batch).detached()
+
+    def configure_optimizers(self) -> Any:
+        """The user's factories, or the method's published schedule where none was given."""
+        if self.optimizer_factory is None and self.lr_scheduler_factory is None:
+            optimizer, schedule = self.default_optimizer(self.total_steps())
+        else:
+            parameters = self.parameters()
+            optimizer = (self.optimizer_factory or self._default_factory)(parameters)
+            schedule = self.lr_scheduler_factory(optimizer) if self.lr_scheduler_factory else None
+        if schedule is None:
+            return optimizer
+        settings = {"scheduler": schedule, "interval": "step"}
+        if isinstance(schedule, ReduceLROnPlateau):
+            settings |= {"interval": "epoch", "monitor": getattr(schedule, "monitor", "val/mpjpe")}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _default_factory(self, parameters: Iterable[Any]) -> Optimizer:
+        return self.default_optimizer(self.total_steps())[0]
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run.
+
+        Raises:
+            PoseZooError: The run has no end, so a schedule over it has no meaning.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise PoseZooError(
+                "The published schedule needs the length of the run: set --trainer.max_steps or --trainer.max_epochs, "
+                "or choose --model.optimizer and --model.lr_scheduler yourself."
+            )
+        return int(steps)
+
+    def on_fit_start(self) -> None:
+        """Nothing by default; here so that subclasses can call it."""
+
+    @classmethod
+    def known_methods(cls) -> dict[str, type["PoseEstimator"]]:
+        """Every imported concrete method by class name."""
+        found: dict[str, type[PoseEstimator]] = {}
+        pending: list[type[PoseEstimator]] = list(cls.__subclasses__())
+        while pending:
+            method = pending.pop()
+            pending += method.__subclasses__()
+            if not getattr(method, "__abstractmethods__", None):
+                found[method.__name__] = method
+        return found
+
+
+def load_estimator(path: Path, map_location: str = "cpu", **overrides: Any) -> PoseEstimator:
+    """Load an estimator of whichever class from a Lightning checkpoint.
+
+    Args:
+        path: A `.ckpt` of posezoo.
+        map_location: Where its tensors go.
+        overrides: Hyperparameters to change.
+
+    Raises:
+        PoseZooError: No such file, or not a checkpoint of posezoo.
+    """
+    checkpoint = read_checkpoint(path)
+    cls = estimator_class(checkpoint, path)
+    estimator: PoseEstimator = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True, **overrides)
+    return estimator
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it (weights_only).
+
+    Raises:
+        PoseZooError: It is missing, damaged, or holds objects that only an unsafe load could restore.
+    """
+    if not path.is_file():
+        raise PoseZooError(f"No checkpoint at {path}; check the path after --ckpt_path.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for damaged files
+        raise PoseZooError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0][:120]}).") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise PoseZooError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
+    return checkpoint
+
+
+def estimator_class(checkpoint: dict[str, Any], path: Path) -> type[PoseEstimator]:
+    """The estimator class that wrote a checkpoint.
+
+    Raises:
+        PoseZooError: The checkpoint does not name one that can be imported.
+    """
+    from posezoo.errors import did_you_mean
+
+    name = checkpoint.get("hyper_parameters", {}).get("_class_path") or checkpoint.get("posezoo_class")
+    if not name:
+        raise PoseZooError(f"{path} was not written by a posezoo model: it does not name its class.")
+    known = PoseEstimator.known_methods()
+    cls = known.get(name.rpartition(".")[2])
+    if cls is None:
+        raise PoseZooError(
+            f"{path} needs the class {name}, which is not installed: {did_you_mean(name.rpartition('.')[2], known)}"
+        )
+    return cls
+
+
+Factory = Callable[..., Any]

@@ -1,0 +1,197 @@
+"""The MeTRAbs estimator: network, absolute reconstruction, losses and schedule."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from posezoo.data.crop import BoxKind, CropKind
+from posezoo.lifting import Perspective, inside_window, reconstruct_absolute
+from posezoo.models.backbones import Backbone, batch_norms
+from posezoo.models.base import NOT_SAVED, PoseEstimator
+from posezoo.models.metrabs.losses import PROFILES, LossContext, split_by_label
+from posezoo.models.metrabs.network import Heads, MeTRAbsNetwork
+from posezoo.structures import Batch, Prediction
+
+BASE_LR = {"paper": 1e-4, "modern": 2.121e-4}
+_DECAY = 3e-3
+
+
+class MeTRAbs(PoseEstimator):
+    """Metric-scale truncation-robust heatmaps with absolute reconstruction (Sarandi et al., T-BIOM 2020).
+
+    Predicts camera-frame joints in mm. The crop's intrinsics come with the batch.
+
+    Args:
+        backbone: timm model name, or one of posezoo's own (`resnet10_w32`, ...). The default is nearest to the paper's
+            pre-activation ResNet-50.
+        skeleton: Skeleton that is predicted.
+        image_size: Side of the crop, px.
+        stride: Pixels per heatmap cell in training: 32, or 8 or 16 for small crops.
+        stride_test: The same in evaluation (the paper's Human3.6M numbers use 4); None: as in training.
+        centered_stride: Centre the cells in the crop.
+        depth_bins: Cells of the metric volume along depth.
+        box_mm: Side of the metric volume, mm.
+        profile: "paper" (released with the paper) or "modern" (the authors' 2023 code): losses, batch handling and
+            optimiser.
+        perspective: Reconstruction after the first `weak_steps` steps. The paper's release ran "weak".
+        weak_steps: Steps with weak perspective at the beginning, while the two heads do not agree yet.
+        absolute_start: Step after which the absolute loss counts.
+        absolute_weight: Weight of the absolute loss; None for the profile's.
+        ridge: Regularisation of the reconstruction; ours is 1e-6, the official code's 1e-2.
+        learning_rate: Base learning rate of the published schedule; None for the profile's.
+        bn_momentum: BatchNorm momentum; None keeps the backbone's. Our default for long runs is 0.01.
+        freeze_bn_steps: Steps at the end of training with BatchNorm in inference mode (the 2023 code: 1000).
+        backbone_weights: None, "imagenet" or a file.
+        crop: Kind of the crop camera.
+        box: What is cropped.
+        optimizer: Factory; None for AdamW with the published decay.
+        lr_scheduler: Factory; None for the published two-phase schedule.
+    """
+
+    network: MeTRAbsNetwork
+
+    def __init__(
+        self,
+        backbone: str = "resnetv2_50",
+        skeleton: str = "h36m17",
+        image_size: int = 256,
+        stride: int = 32,
+        stride_test: int | None = None,
+        centered_stride: bool = True,
+        depth_bins: int = 8,
+        box_mm: float = 2200.0,
+        profile: Literal["paper", "modern"] = "modern",
+        perspective: Perspective = "full",
+        weak_steps: int = 500,
+        absolute_start: int = 5000,
+        absolute_weight: float | None = None,
+        ridge: float = 1e-6,
+        learning_rate: float | None = None,
+        bn_momentum: float | None = None,
+        freeze_bn_steps: int = 0,
+        backbone_weights: str | None = None,
+        crop: CropKind = "look_at",
+        box: BoxKind = "annotation",
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(skeleton, image_size, crop, box, optimizer, lr_scheduler)
+        self.save_hyperparameters(ignore=list(NOT_SAVED))
+        body = Backbone(backbone, stride, stride_test, centered_stride, backbone_weights, bn_momentum)
+        self.network = MeTRAbsNetwork(body, len(self.skeleton), image_size, depth_bins, box_mm)
+        self.profile, self.loss_profile = profile, PROFILES[profile](absolute_start, absolute_weight)
+        self.perspective, self.weak_steps, self.ridge = perspective, weak_steps, ridge
+        self.learning_rate = learning_rate or BASE_LR[profile]
+        self.freeze_bn_steps = freeze_bn_steps
+        self.stride, self.mm_per_px = stride, box_mm / image_size
+        # Travels with the weights: a trained network keeps its final reconstruction wherever it is loaded.
+        self.register_buffer("steps_trained", torch.zeros((), dtype=torch.int64))
+        self._steps = 0
+
+    steps_trained: Tensor
+
+    def estimate(self, batch: Batch) -> Prediction:
+        """Heads, then absolute joints in the crop-camera frame, mm."""
+        heads = self._heads(batch)
+        border = self.loss_profile.border_strides * self.stride
+        shift = 0.0 if self.network.backbone.centered else -self.stride / 2
+        inside = inside_window(heads.coords2d.detach() - shift, border, self.image_size - border)
+        joints3d = self._reconstruct(heads, batch["intrinsics"], inside)
+        relative = heads.coords3d if self.loss_profile.relative_from_head else joints3d
+        aux = {"coords2d": heads.coords2d, "coords3d": heads.coords3d} if self.training else {}
+        return Prediction(
+            joints3d=joints3d,
+            joints3d_rel=relative - relative[:, self.root, None],
+            joints2d=heads.coords2d,
+            scores=heads.scores,
+            root_depth_source=f"metric reconstruction ({self._perspective()} perspective)",
+            aux=aux,
+        )
+
+    def _heads(self, batch: Batch) -> Heads:
+        """Decoded heads; the paper's profile runs 2D-only samples separately, each part with its own batch statistics."""
+        _, only_2d = split_by_label(batch)
+        separate = self.training and self.loss_profile.separate_forward
+        if not separate or not only_2d.any() or only_2d.all():
+            return self.network(batch["image"])  # type: ignore[no-any-return]
+        first = self.network(batch["image"][~only_2d])
+        second = self.network(batch["image"][only_2d])
+        return Heads(*(_merge(only_2d, a, b) for a, b in zip(_fields(first), _fields(second), strict=True)))
+
+    def _reconstruct(self, heads: Heads, intrinsics: Tensor, inside: Bool[Tensor, "batch joints"]) -> Tensor:
+        mix: float | Tensor = self.loss_profile.mix_test
+        if self.training:
+            fixed = self.loss_profile.mix_train
+            mix = torch.rand(len(intrinsics), device=intrinsics.device) if fixed is None else fixed
+        return reconstruct_absolute(
+            heads.coords2d, heads.coords3d, intrinsics, inside, mix, self._perspective(), self.ridge
+        )
+
+    def _perspective(self) -> Perspective:
+        return "weak" if self._steps < self.weak_steps else self.perspective
+
+    def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the chosen profile (see `losses.py`)."""
+        context = LossContext(self._steps, self.root, self.image_size, self.mm_per_px, self.stride)
+        return self.loss_profile.terms(prediction, batch, context)
+
+    def loss_weights(self) -> dict[str, float]:
+        """The profile's weights."""
+        return self.loss_profile.weights
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Count steps, and stop moving BatchNorm statistics near the end where asked."""
+        self._steps = self.global_step
+        self.steps_trained.fill_(self._steps + 1)
+        if self.freeze_bn_steps and self._steps >= self.total_steps() - self.freeze_bn_steps:
+            for layer in batch_norms(self):
+                layer.eval()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the perspective that the checkpoint's step calls for."""
+        self._steps = int(checkpoint["state_dict"]["steps_trained"])
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, remembering how far the weights were trained."""
+        result = super().load_state_dict(state_dict, strict, assign)
+        self._steps = int(self.steps_trained)
+        return result
+
+    def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler]:
+        """AdamW with decay 3e-3 / (lr sqrt(T)) and the two-phase schedule (dossier 4.1).
+
+        The original decays weights by 3e-3 (lr / lr0) / sqrt(T) per step, not multiplied by the learning rate;
+        dividing by lr0 gives the same in PyTorch's AdamW, which multiplies.
+        """
+        decay = _DECAY / (self.learning_rate * math.sqrt(total_steps))
+        optimizer = AdamW(self.parameters(), lr=self.learning_rate, eps=1e-8, weight_decay=decay)
+        return optimizer, LambdaLR(optimizer, two_phase_decay(total_steps))
+
+
+def two_phase_decay(total_steps: int) -> Callable[[int], float]:
+    """Learning rate factor: 1 to 1/3 exponentially over 92 % of the run, then 1/30 to 1/100."""
+    switch = 0.92 * total_steps
+
+    def factor(step: int) -> float:
+        if step < switch:
+            return float((1 / 3) ** (step / switch))
+        return float((1 / 30) * 0.3 ** min(1.0, (step - switch) / (total_steps - switch)))
+
+    return factor
+
+
+def _fields(heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    return heads.coords2d, heads.coords3d, heads.scores
+
+
+def _merge(mask: Bool[Tensor, " batch"], where_false: Tensor, where_true: Tensor) -> Tensor:
+    """One tensor from two, each sample at its own place in the batch."""
+    order = torch.cat([(~mask).nonzero()[:, 0], mask.nonzero()[:, 0]])
+    return torch.cat([where_false, where_true])[order.argsort()]
