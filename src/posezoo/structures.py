@@ -32,6 +32,8 @@ class Sample:
         valid3d, valid2d: bool [J]; all joints when None.
         depth_order, valid_order: annotated ordinal labels int8, bool [P] on the *target* skeleton's parts.
         size: (width, height) of the source image, px.
+        fov: Field of view to assume while `camera` is None, degrees along the longer image side; None for the
+            defaults of `data.crop`. It stays a guess: `has_camera` is False.
         identity: Values of the identity fields of `Batch`.
     """
 
@@ -45,6 +47,7 @@ class Sample:
     valid2d: NDArray[np.bool_] | None = None
     depth_order: NDArray[np.int8] | None = None
     valid_order: NDArray[np.bool_] | None = None
+    fov: float | None = None
     identity: dict[str, int] = field(default_factory=dict)
 
 

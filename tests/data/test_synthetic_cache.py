@@ -53,9 +53,10 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(cache, "_render_chunk", fail)
-        build_cache(tmp_path, **REQUEST)
+        with pytest.raises(KeyboardInterrupt):
+            build_cache(tmp_path, **REQUEST)
     assert list(tmp_path.iterdir()) == []
 
     assert len(open_cache(build_cache(tmp_path, **REQUEST))[0]) == 10

@@ -128,7 +128,7 @@ def test_box_faces_meet_without_gaps() -> None:
         assert filled[-1] - filled[0] + 1 == len(filled)
     projected = corners @ intrinsics.T
     projected = projected[:, :2] / projected[:, 2:]
-    rows, columns = np.nonzero(hit)
+    columns = np.flatnonzero(hit.any(0))
     assert abs(columns.min() - projected[:, 0].min()) <= 1
     assert abs(columns.max() - projected[:, 0].max()) <= 1
     nearest = depth[hit].min()

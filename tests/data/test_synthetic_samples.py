@@ -101,7 +101,8 @@ def test_small_render_is_the_large_one_seen_from_afar() -> None:
         small = render_sample(index, size=64, preset=clean("easy")).image.astype(float)
         large = render_sample(index, size=256, preset=clean("easy")).image.astype(float)
         shrunk = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
-        assert np.abs(small - shrunk).mean() < 6
+        assert np.abs(small - shrunk).mean() < 8  # silhouettes and fine floors
+        assert np.abs((small - shrunk).mean((0, 1))).max() < 1.5
 
 
 # ------------------------------------------------------------------------------------------------ ground truth
@@ -349,12 +350,13 @@ def test_mistakes_are_explained(arguments: dict, message: str) -> None:
 
 
 def test_mean_pose_is_a_weak_predictor() -> None:
-    """All headings occur, so the mean pose is nearly a vertical line and some 300 mm off."""
+    """All headings occur, so the mean pose is nearly a line and some 300 mm off."""
     joints = np.stack([render_sample(i, size=16).joints3d[0] for i in range(300)])
     joints -= joints[:, :1]
     error = np.linalg.norm(joints - joints.mean(0), axis=-1)[:, 1:17].mean()
     assert 250 < error < 350
-    assert np.abs(joints.mean(0)[:, [0, 2]]).max() < 60
+    left, right = (joints.mean(0)[SYNTHETIC25.index(f"{side}_shoulder")] for side in "lr")
+    assert np.linalg.norm(left - right) < 60  # of some 370 mm
 
 
 def test_bones_have_plausible_lengths(easy: list[SyntheticSample]) -> None:

@@ -161,6 +161,10 @@ class PoseDataModule(pl.LightningDataModule):
         """One line that says how a split's scores are to be read; printed with every table."""
         return f"{type(self).__name__} {split}, root-relative unless said otherwise, mean over joints and frames"
 
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the values of `Batch.action`; empty when samples have no actions."""
+        return ()
+
     @property
     def spec(self) -> CropSpec:
         """What the crops look like."""

@@ -22,7 +22,7 @@ BoxKind = Literal["annotation", "pelvis_2000mm"]
 
 FOV_PHOTOGRAPH = 55.0  # degrees; MeTRAbs' default for uncalibrated photographs
 FOV_2D_TRAINING = 8.0  # degrees; MeTRAbs gives 2D-only training images a long lens
-_MAX_SHRINK = 8
+_MAX_SHRINK = 32  # a 48-megapixel photograph in a 256 px crop
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,20 @@ class Augmentation:
     colour: bool = True
     blur: float = 0.0
     jpeg: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("full_roll", "flip", "truncation", "occlusion", "blur", "jpeg"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PoseZooError(
+                    f"--data.augmentation.{name} is a probability, between 0 and 1, got {getattr(self, name)}."
+                )
+        for name in ("roll", "shift", "occlusion_scale"):
+            if getattr(self, name) < 0:
+                raise PoseZooError(f"--data.augmentation.{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise PoseZooError(
+                f"--data.augmentation.zoom must be [low, high] with 0 < low <= high, got {list(self.zoom)}."
+            )
 
 
 @dataclass(frozen=True)
@@ -122,8 +136,10 @@ def crop_camera(sample: Sample, source: Skeleton, spec: CropSpec, draw: CropDraw
 
 
 def guessed_camera(sample: Sample) -> Camera:
-    """A camera for an uncalibrated image: 8 degrees for 2D-labelled training images, 55 for photographs."""
-    fov = FOV_PHOTOGRAPH if sample.joints2d is None else FOV_2D_TRAINING
+    """A camera for an uncalibrated image: `sample.fov`, else 8 degrees for 2D-labelled images, 55 for photographs."""
+    fov = sample.fov
+    if fov is None:
+        fov = FOV_PHOTOGRAPH if sample.joints2d is None else FOV_2D_TRAINING
     return Camera.from_field_of_view(fov, *sample.size)
 
 
@@ -137,7 +153,7 @@ def subject_box(sample: Sample, source: Skeleton, spec: CropSpec) -> NDArray[np.
         return sample.box
     at = source.root
     known = sample.joints3d is not None and at is not None and (sample.valid3d is None or sample.valid3d[at])
-    if sample.camera is None or sample.joints3d is None or not known:
+    if sample.camera is None or sample.joints3d is None or not known or not sample.joints3d[at, 2] > 0:
         raise PoseZooError(
             "box 'pelvis_2000mm' needs the camera and the 3D pelvis of every sample: use --model.box annotation."
         )
@@ -261,7 +277,7 @@ def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCame
         "valid2d": torch.as_tensor(valid2d),
         "depth_order": torch.as_tensor(order, dtype=torch.int8),
         "valid_order": torch.as_tensor(valid_order),
-        **{key: torch.tensor(sample.identity.get(key, 0)) for key in IDENTITIES},
+        **{key: torch.tensor(sample.identity.get(key, 0), dtype=torch.int64) for key in IDENTITIES},
     }
 
 

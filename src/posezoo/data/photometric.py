@@ -5,6 +5,7 @@ albumentations 2.0.8 otherwise gives all DataLoader workers one and the same ran
 """
 
 import os
+import warnings
 from functools import lru_cache
 from typing import Any
 

@@ -74,6 +74,11 @@ class EvalSampler(DistributedSampler[Any]):
         )
         self.length = len(dataset)
 
+    @property
+    def is_padding(self) -> bool:
+        """Whether this rank only repeats another's sample, because there are fewer samples than ranks."""
+        return self.rank >= self.length
+
     def __iter__(self) -> Iterator[int]:
         if self.length < self.num_replicas:
             return iter([self.rank % max(self.length, 1)] if self.length else [])

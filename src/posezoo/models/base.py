@@ -1,12 +1,13 @@
 """`PoseEstimator`: what all methods share as LightningModules: steps, optimiser factories, hyperparameters, checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -134,8 +135,15 @@ class PoseEstimator(pl.LightningModule):
             )
         return int(steps)
 
-    def on_fit_start(self) -> None:
-        """Nothing by default; here so that subclasses can call it."""
+    def on_validation_start(self) -> None:
+        """Give all ranks rank 0's BatchNorm statistics: the score is that of the checkpoint, which rank 0 saves."""
+        if dist.is_available() and dist.is_initialized():
+            for buffer in self.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the class, so that a checkpoint made from Python finds its way back too."""
+        checkpoint["posezoo_class"] = f"{type(self).__module__}.{type(self).__qualname__}"
 
     @classmethod
     def known_methods(cls) -> dict[str, type["PoseEstimator"]]:
@@ -202,6 +210,3 @@ def estimator_class(checkpoint: dict[str, Any], path: Path) -> type[PoseEstimato
             f"{path} needs the class {name}, which is not installed: {did_you_mean(name.rpartition('.')[2], known)}"
         )
     return cls
-
-
-Factory = Callable[..., Any]

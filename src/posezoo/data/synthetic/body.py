@@ -242,7 +242,7 @@ def _draw_materials(stream: Stream, look: Look, texture_count: int, shirtless: b
     shirt = skin if shirtless else top
     long_legs = look.trousers >= 1.85
     return {
-        "skin": skin, "head": skin, "hair": hair, "beard": hair, "hat": hat, "pack": pack,
+        "skin": skin, "head": skin, "jaw": skin, "hair": hair, "beard": hair, "hat": hat, "pack": pack,
         "chest": shirt, "belly": skin if bare_belly and not look.shirt_hem else shirt,
         # Flesh under cloth takes its colour, or muscles would show as holes.
         "shoulder": shirt if look.sleeve > 0 else skin,
@@ -312,9 +312,7 @@ class Parts:
         """[n] lowest y of each solid, mm, exact for both ends of the stretched cone."""
         axes = np.einsum("nj,njk->nk", rotations[self.frame][:, 1], self.axes)
         reach = np.sqrt(((axes * self.stretch) ** 2).sum(1))
-        start = (
-            np.einsum("ni,ni->n", rotations[self.frame][:, 1], self.solids.centre) + positions[self.frame, 1]
-        )
+        start = np.einsum("ni,ni->n", rotations[self.frame][:, 1], self.solids.centre) + positions[self.frame, 1]
         end = start + axes[:, 1] * self.solids.length
         low: Floats = np.minimum(start - reach * self.solids.radius_a, end - reach * self.solids.radius_b)
         return low
@@ -351,7 +349,7 @@ class _Builder:
         stretch = np.stack([table[:, 9], np.ones(len(table)), table[:, 10]], 1)
         to_local = axes.transpose(0, 2, 1) / stretch[:, :, None]
         solids = Solids(to_local, start, table[:, 7] * stature, table[:, 8] * stature, length, shape)
-        loose = (shape & CAP_A == 0) & (length > 0)
+        loose = (shape & CAP_B == 0) & (length > 0)  # all that hangs is open at its lower end
         return Parts(frame, solids, axes, stretch, self.materials, loose)
 
 
@@ -432,7 +430,7 @@ def _add_head(b: _Builder, body: Body, look: Look) -> None:
     if look.collar:
         b.cone(NECK, (0, -0.022, -0.003), (0, 0.010, 0.0), 0.042 * m, 0.034 * m, "chest", shape=SIDE)
     b.ellipsoid(HEAD, (0, 0.058, 0.010), (0.0425 * h, 0.066 * h, 0.054 * h), "head")
-    b.ellipsoid(HEAD, (0, 0.022, 0.026), (0.032 * h, 0.034 * h, 0.034 * h), "skin")
+    b.ellipsoid(HEAD, (0, 0.022, 0.026), (0.032 * h, 0.034 * h, 0.034 * h), "jaw")
     b.ellipsoid(HEAD, (0, 0.045, 0.066 * h), (0.0075, 0.013, 0.011), "skin")
     for _, sign in SIDES:
         b.ellipsoid(HEAD, (sign * 0.044 * h, 0.050, 0.004), (0.007, 0.017, 0.011), "skin")
@@ -448,9 +446,12 @@ def _add_head(b: _Builder, body: Body, look: Look) -> None:
 
 def _add_hair(b: _Builder, h: float, look: Look) -> None:
     v = look.hair_volume
-    # Moved up and back, so that the skull keeps a face.
-    centre = (0.0, 0.058 + 0.013 * v + 0.004, -0.006 - 0.011 * v)
-    b.ellipsoid(HEAD, centre, (0.0425 * h * (1.05 + 0.05 * v), 0.066 * h, 0.054 * h * (1 + 0.05 * v)), "hair")
+    # The skull again, moved up and back by a share `lift` of its radii and inflated until the two meet in a
+    # hairline: a plane 0.05 radii behind the skull's centre along that direction, so that there is a face.
+    lift = 0.12 + 0.14 * v
+    grown = h * math.sqrt(1 + lift * lift - 2 * lift * 0.05)
+    centre = (0.0, 0.058 + 0.8 * lift * 0.066 * h, 0.010 - 0.6 * lift * 0.054 * h)
+    b.ellipsoid(HEAD, centre, (0.0425 * grown * 1.03, 0.066 * grown, 0.054 * grown), "hair")
     if look.hair >= 2:
         length = -0.03 if look.hair == 2 else -0.03 - 0.06 * v
         low = (0.0, length, -0.036) if look.hair != 4 else (0.0, 0.02, -0.030)
@@ -471,9 +472,7 @@ def _add_arm(b: _Builder, body: Body, look: Look, side: int, sign: float) -> Non
     b.ellipsoid(wrist, (0, -0.027, 0.002), (0.0115, 0.031, 0.023), "hand")
     tip = _finger_tip(sign, look.finger_curl[side])
     b.cone(wrist, (0, -0.047, 0.004), tip, 0.0085, 0.0070, "hand", depth=2.1, shape=SIDE | CAP_B)
-    b.cone(
-        wrist, (0, -0.015, 0.018), (-sign * 0.006, -0.047, 0.036), 0.0075, 0.006, "hand", shape=SIDE | CAP_B
-    )
+    b.cone(wrist, (0, -0.015, 0.018), (-sign * 0.006, -0.047, 0.036), 0.0075, 0.006, "hand", shape=SIDE | CAP_B)
     if look.sleeve > 0:
         loose = 1.02 * look.looseness
         hem = loose if look.sleeve <= 1 else loose**0.5
@@ -489,9 +488,7 @@ def _add_arm(b: _Builder, body: Body, look: Look, side: int, sign: float) -> Non
         )
     if look.sleeve > 1:
         end = (0.0, -fore * (look.sleeve - 1), 0.0)
-        b.cone(
-            elbow, (0, 0, 0), end, 0.0275 * m * loose**0.6, 0.021 * loose**0.5, "sleeve", shape=SIDE | CAP_A
-        )
+        b.cone(elbow, (0, 0, 0), end, 0.0275 * m * loose**0.6, 0.021 * loose**0.5, "sleeve", shape=SIDE | CAP_A)
 
 
 def _add_leg(b: _Builder, body: Body, look: Look, side: int) -> None:

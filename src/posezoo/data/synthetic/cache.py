@@ -57,13 +57,9 @@ def cache_name(
     if mocap is not None:
         digest.update(str(mocap.shape).encode())
         digest.update(np.ascontiguousarray(mocap, np.float32).tobytes())
-    label = (
-        preset if isinstance(preset, str) else next((k for k, v in PRESETS.items() if v == chosen), "custom")
-    )
+    label = preset if isinstance(preset, str) else next((k for k, v in PRESETS.items() if v == chosen), "custom")
     source = "" if mocap is None else "-mocap"
-    return (
-        f"v{GENERATOR_VERSION}-{label}{source}-{split}-{size}px-{length}-seed{seed}-{digest.hexdigest()[:8]}"
-    )
+    return f"v{GENERATOR_VERSION}-{label}{source}-{split}-{size}px-{length}-seed{seed}-{digest.hexdigest()[:8]}"
 
 
 def build_cache(
@@ -173,9 +169,7 @@ def _publish(partial: Path, final: Path) -> None:
         partial.rename(final)
 
 
-def _render_into(
-    folder: Path, job: _Job, length: int, mocap: Mocap | None, workers: int, progress: bool
-) -> None:
+def _render_into(folder: Path, job: _Job, length: int, mocap: Mocap | None, workers: int, progress: bool) -> None:
     shape = (length, job.size, job.size, 3)
     images = np.lib.format.open_memmap(folder / _IMAGES, mode="w+", dtype=np.uint8, shape=shape)
     images.flush()

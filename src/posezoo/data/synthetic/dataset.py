@@ -223,8 +223,9 @@ class SyntheticPeople(PoseDataModule):
     def prepare_data(self) -> None:
         """Render the caches once per machine, before the other processes look for them."""
         if self.cache:
-            stage = self.trainer.state.fn if self.trainer else None
-            for split in {"fit": ("train", "val"), "validate": ("val",)}.get(str(stage), ("test",)):
+            stage = str(self.trainer.state.fn.value) if self.trainer and self.trainer.state.fn else "fit"
+            splits = {"fit": ("train", "val"), "validate": ("train", "val")}.get(stage, ("train", "test"))
+            for split in splits:  # "train" also for scoring: the mean-pose baseline is taken from it
                 self._cache(split)
 
     def protocol(self, split: str) -> str:

@@ -204,8 +204,7 @@ class _Draft:
 
 def _standing_draft(s: Stream) -> _Draft:
     legs = tuple(
-        Leg(s.normal(2, 4), s.normal(6, 5), s.normal(0, 6), abs(s.normal(6, 6)), s.uniform(0, 12))
-        for _ in range(2)
+        Leg(s.normal(2, 4), s.normal(6, 5), s.normal(0, 6), abs(s.normal(6, 6)), s.uniform(0, 12)) for _ in range(2)
     )
     trunk = Bend(s.normal(4, 5), s.normal(0, 8), s.normal(0, 5))
     return _Draft((legs[0], legs[1]), trunk, s.normal(0, 3), s.normal(0, 3))
@@ -546,9 +545,7 @@ def retarget(frame: NDArray[np.floating], body: Body) -> tuple[Floats, Floats]:
         Rotations [17,3,3] and positions [17,3] mm as `kinematics` gives them.
     """
     values = frame.astype(np.float64)
-    rotations = (
-        _rotations_from_positions(values @ _Z_UP_TO_Y_UP.T) if len(values) == 17 else _from_smpl(values)
-    )
+    rotations = _rotations_from_positions(values @ _Z_UP_TO_Y_UP.T) if len(values) == 17 else _from_smpl(values)
     offsets, positions = bone_offsets(body), np.zeros((len(FRAMES), 3))
     for child, parent in enumerate(PARENTS[1:], start=1):
         positions[child] = positions[parent] + rotations[parent] @ offsets[child]
@@ -561,17 +558,22 @@ def _rotations_from_positions(joints: Floats) -> Floats:
     hips, shoulders = joints[4] - joints[1], joints[11] - joints[14]
     out[PELVIS] = _upright(hips, joints[7] - joints[0])
     out[CHEST] = _upright(shoulders, joints[8] - joints[7])
-    out[SPINE] = _upright(
-        hips / np.linalg.norm(hips) + shoulders / np.linalg.norm(shoulders), joints[8] - joints[0]
-    )
+    out[SPINE] = _upright(hips / np.linalg.norm(hips) + shoulders / np.linalg.norm(shoulders), joints[8] - joints[0])
     out[NECK] = out[HEAD] = _along_y(joints[10] - joints[8], out[CHEST][:, 0])
     arms, legs = ((11, 12, 13), (14, 15, 16)), ((4, 5, 6), (1, 2, 3))
     for side in range(2):
         upper, lower = _hinge(joints, arms[side], out[CHEST][:, 2], folds_forward=True)
         out[SHOULDERS[side]], out[ELBOWS[side]], out[WRISTS[side]] = upper, lower, lower
         upper, lower = _hinge(joints, legs[side], out[PELVIS][:, 2], folds_forward=False)
-        out[HIPS[side]], out[KNEES[side]], out[ANKLES[side]] = upper, lower, lower
+        out[HIPS[side]], out[KNEES[side]], out[ANKLES[side]] = upper, lower, _levelled(lower)
     return out
+
+
+def _levelled(shank: Floats) -> Floats:
+    """The foot's frame: as level as the ankle allows. The 17 joints do not say where the toes are."""
+    low, high = LIMITS["leg"]["ankle"]
+    angle = math.degrees(math.atan2(shank[1, 2], max(shank[1, 1], 0.3)))
+    return shank @ _rodrigues(np.array([math.radians(min(max(angle, low), high)), 0.0, 0.0]))
 
 
 def _upright(across: Floats, up: Floats) -> Floats:
@@ -590,9 +592,7 @@ def _along_y(up: Floats, across: Floats) -> Floats:
     return np.stack([np.cross(y, z), y, z], 1)
 
 
-def _hinge(
-    joints: Floats, chain: tuple[int, int, int], forward: Floats, folds_forward: bool
-) -> tuple[Floats, Floats]:
+def _hinge(joints: Floats, chain: tuple[int, int, int], forward: Floats, folds_forward: bool) -> tuple[Floats, Floats]:
     """Frames of the two bones of a limb, x along the hinge; a straight limb takes its x from the trunk."""
     upper, lower = joints[chain[1]] - joints[chain[0]], joints[chain[2]] - joints[chain[1]]
     down = upper / np.linalg.norm(upper)

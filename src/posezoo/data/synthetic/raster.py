@@ -98,9 +98,7 @@ def _balls(solids: Solids) -> tuple[_Balls, NDArray[np.int64]]:
     balls = _Balls(
         np.concatenate([at_a, at_b, cones, cones]),
         np.concatenate([origin[at_a], end[at_b], origin[cones], end[cones]]),
-        np.concatenate(
-            [solids.radius_a[at_a], solids.radius_b[at_b], solids.radius_a[cones], solids.radius_b[cones]]
-        ),
+        np.concatenate([solids.radius_a[at_a], solids.radius_b[at_b], solids.radius_a[cones], solids.radius_b[cones]]),
         len(at_a) + len(at_b),
     )
     return balls, cones
@@ -259,9 +257,7 @@ def _pixel_boxes(
     return whole, (whole[:, :2] + whole[:, 2:]) // 2
 
 
-def _centred_coefficients(
-    table: Quadrics, intrinsics: Floats, centres: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _centred_coefficients(table: Quadrics, intrinsics: Floats, centres: NDArray[np.int64]) -> NDArray[np.float32]:
     """[q,4,3,3] polynomials Q, -A, b, y about `centres`; rows are powers of v, columns of u."""
     f_x, f_y = intrinsics[0, 0], intrinsics[1, 1]
     to_plane = np.zeros((len(centres), 3, 3))  # pixel offset from the box centre -> normalised image plane

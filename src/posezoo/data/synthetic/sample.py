@@ -36,6 +36,8 @@ from posezoo.data.synthetic.scene import (
     find_preset,
 )
 from posezoo.data.synthetic.shade import (
+    EYES,
+    MOUTH,
     Light,
     ShadowCaster,
     Window,
@@ -49,6 +51,7 @@ from posezoo.data.synthetic.shade import (
 )
 from posezoo.data.synthetic.streams import SampleStreams
 
+_FEATURES = {"head": EYES, "jaw": MOUTH}
 _CLOTHES_SLACK = 45.0  # mm: clothes sit outside the flesh a joint is in
 _OVERLAY = FIRST_PROP + 2000  # faces of boxes are numbered from FIRST_PROP: their edges are softened too
 _OVERLAY_DEPTH = 300.0
@@ -127,12 +130,11 @@ def _draw_people(canvas: _Canvas, composition: Composition, intrinsics: Floats) 
     for table, solids in zip(composition.tables, composition.solids, strict=True):
         rasterise(table, intrinsics, canvas.depth, canvas.ids, first)
         first += len(solids)
-    materials = [
-        person.look.materials[name] for person in composition.people for name in person.parts.material
-    ]
-    faces = np.array([name == "head" for person in composition.people for name in person.parts.material])
+    materials = [person.look.materials[name] for person in composition.people for name in person.parts.material]
+    names = [name for person in composition.people for name in person.parts.material]
+    features = np.array([_FEATURES.get(name, 0) for name in names], np.int8)
     shade_people(
-        canvas.image, canvas.depth, canvas.ids, concatenate(composition.solids), materials, faces, intrinsics,
+        canvas.image, canvas.depth, canvas.ids, concatenate(composition.solids), materials, features, intrinsics,
         composition.camera.rotation, composition.scene.light,
     )  # fmt: skip
 
@@ -148,9 +150,7 @@ def _casters(scene: Scene, people: list[Person]) -> list[ShadowCaster]:
     return casters
 
 
-def _draw_box(
-    canvas: _Canvas, box: Box, camera: Camera, intrinsics: Floats, light: Light, first_id: int
-) -> None:
+def _draw_box(canvas: _Canvas, box: Box, camera: Camera, intrinsics: Floats, light: Light, first_id: int) -> None:
     corners = camera.seen(box_corners(box.centre, box.half, box.rotation))
     for face, (quad, normal) in enumerate(visible_faces(corners, camera.rotation @ box.rotation)):
         colour = box.surface.colour * face_light(camera.rotation.T @ normal, light)
@@ -174,9 +174,7 @@ def _draw_overlay(canvas: _Canvas, overlay: Overlay, window: Window) -> None:
     canvas.depth[rows, columns], canvas.ids[rows, columns] = _OVERLAY_DEPTH, _OVERLAY
 
 
-def _visibility(
-    canvas: _Canvas, person: int, stature: float, joints: Floats, pixels: Floats
-) -> NDArray[np.uint8]:
+def _visibility(canvas: _Canvas, person: int, stature: float, joints: Floats, pixels: Floats) -> NDArray[np.uint8]:
     """[25] 0 beyond the frame, 1 hidden by something else, 2 by the person itself, 3 visible."""
     size = len(canvas.depth)
     place = np.round(pixels).astype(np.int64)
@@ -242,9 +240,7 @@ def render_sample(
     return sample
 
 
-def _with_labels(
-    image: Pixels, composition: Composition, intrinsics: Floats, canvas: _Canvas
-) -> SyntheticSample:
+def _with_labels(image: Pixels, composition: Composition, intrinsics: Floats, canvas: _Canvas) -> SyntheticSample:
     people, camera, tables = composition.people, composition.camera, composition.tables
     joints = [camera.seen(person.joints) for person in people]
     pixels = [(j @ intrinsics.T)[:, :2] / j[:, 2:] for j in joints]
@@ -259,10 +255,7 @@ def _with_labels(
         joints3d=np.array(joints, np.float32),
         joints2d=np.array(pixels, np.float32),
         visibility=np.array(
-            [
-                _visibility(canvas, i, person.body.stature, joints[i], pixels[i])
-                for i, person in enumerate(people)
-            ]
+            [_visibility(canvas, i, person.body.stature, joints[i], pixels[i]) for i, person in enumerate(people)]
         ),
         boxes=np.concatenate([corner, far - corner], 1).astype(np.float32),
         pose_class=np.array([person.pose_class for person in people], np.int64),

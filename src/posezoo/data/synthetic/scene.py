@@ -46,6 +46,7 @@ from posezoo.data.synthetic.streams import SampleStreams, Stream
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
 _MIN_SIZE, _MAX_SIZE = 16, 2048
+_NEAREST = 1500.0  # mm; nearer than this an outstretched arm may reach the camera
 _UP = np.array([0.0, 1.0, 0.0])
 
 Range = tuple[float, float]
@@ -88,6 +89,18 @@ class Preset:
     overlay: float = 0.0
     sensor: bool = True
     min_seen: float = 0.45
+
+    def __post_init__(self) -> None:
+        if len(self.class_weights) != len(CLASS_WEIGHTS):
+            raise ValueError(
+                f"Preset.class_weights needs {len(CLASS_WEIGHTS)} numbers, one per pose class "
+                f"except mocap, got {len(self.class_weights)}."
+            )
+        shares = (self.truncation, self.foreground, self.overlay, self.min_seen)
+        if not all(0 <= share <= 1 for share in (*shares, *self.truncated_share)):
+            raise ValueError("Probabilities and shares of a Preset must lie between 0 and 1.")
+        if min(self.fill) <= 0 or min(self.distance) < _NEAREST:
+            raise ValueError(f"Preset.fill must be above 0 and Preset.distance at least {_NEAREST:.0f} mm.")
 
 
 _BUSY_WALL, _BUSY_ROOM = (0, 2, 4, 8, 14), (0, 0, 1, 1, 2, 3)
@@ -190,9 +203,7 @@ def draw_camera(stream: Stream, subject: Person, preset: Preset) -> tuple[Camera
     distance = math.exp(stream.uniform(math.log(near), math.log(far)))
     azimuth = stream.uniform(-math.pi, math.pi)
     height = stream.uniform(900, 1900) if stream.chance(0.75) else stream.uniform(200, 3200)
-    eye = np.array(
-        [math.sin(azimuth) * distance + middle[0], height, math.cos(azimuth) * distance + middle[2]]
-    )
+    eye = np.array([math.sin(azimuth) * distance + middle[0], height, math.cos(azimuth) * distance + middle[2]])
     rotation = _look_at(eye, middle, math.radians(stream.normal(0, 4)))
     translation = -rotation @ eye
     table = quadrics(subject.solids.moved(rotation, translation))
@@ -271,9 +282,7 @@ def draw_companions(
     return people[1:]
 
 
-def _place(
-    stream: Stream, person: Person, others: list[Person], camera: Camera, preset: Preset
-) -> Person | None:
+def _place(stream: Stream, person: Person, others: list[Person], camera: Camera, preset: Preset) -> Person | None:
     subject = others[0]
     eye, joints = camera.eye, subject.joints
     depth = float(camera.seen(joints[:1])[0, 2])
@@ -368,9 +377,7 @@ def draw_scene(streams: SampleStreams, people: list[Person], camera: Camera, pre
         hidden = any(box.hides(camera.eye, joints).any() for box in furniture)
         if share >= preset.min_seen and (preset.occlusion or not hidden):
             return Scene(light, backdrop, floor, chairs + furniture, overlay)
-    stools = [
-        box for person in people if person.seat_height > 0 for box in _chair(stream, person, with_back=False)
-    ]
+    stools = [box for person in people if person.seat_height > 0 for box in _chair(stream, person, with_back=False)]
     return Scene(light, backdrop, floor, stools, None)
 
 
@@ -452,10 +459,7 @@ def _is_free(box: Box, bodies: list[Capsules], eye: Floats) -> bool:
     foot, top = box.centre * (1, 0, 1), box.centre * (1, 2, 1)
     if float(np.hypot(*(eye - box.centre)[[0, 2]])) < radius + 500:
         return False
-    gaps = [
-        (segment_distances(foot[None], top[None], body.start, body.end) - body.radius).min()
-        for body in bodies
-    ]
+    gaps = [(segment_distances(foot[None], top[None], body.start, body.end) - body.radius).min() for body in bodies]
     return bool(min(gaps) > radius)
 
 

@@ -1,0 +1,255 @@
+"""Scores every method with the same code: one table, `val/...` and `test/...` in the logger, metrics.json."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from posezoo.data.base import PoseDataModule
+from posezoo.metrics import AUC3D, MPJPE, MRPE, NMPJPE, PAMPJPE, PCK3D, AbsMPJPE
+from posezoo.skeletons import Skeleton
+from posezoo.structures import Batch, Prediction
+
+# name -> (title, unit, needs the absolute pose)
+METRICS: dict[str, tuple[str, str, bool]] = {
+    "mpjpe": ("MPJPE", "mm", False),
+    "pa_mpjpe": ("PA-MPJPE", "mm", False),
+    "n_mpjpe": ("N-MPJPE", "mm", False),
+    "pck": ("PCK@150", "%", False),
+    "auc": ("AUC 0-150", "%", False),
+    "abs_mpjpe": ("absolute MPJPE", "mm", True),
+    "mrpe": ("root error (MRPE)", "mm", True),
+}
+
+
+class _Scores:
+    """The metrics of one stage, for the model or for the mean-pose baseline."""
+
+    def __init__(self, skeleton: Skeleton, groups: int, device: torch.device, absolute: bool) -> None:
+        root, joints = int(skeleton.root or 0), len(skeleton)
+        self.metrics: dict[str, Metric] = {
+            "mpjpe": MPJPE(root=root, num_joints=joints, num_groups=groups or None),
+            "pa_mpjpe": PAMPJPE(num_joints=joints),
+            "n_mpjpe": NMPJPE(root=root, num_joints=joints),
+            "pck": PCK3D(root=root, num_joints=joints),
+            "auc": AUC3D(root=root, num_joints=joints),
+        }
+        if absolute:
+            self.metrics |= {"abs_mpjpe": AbsMPJPE(num_joints=joints), "mrpe": MRPE(root=root)}
+        for metric in self.metrics.values():
+            metric.to(device)
+        self.groups = groups
+
+    def update(self, relative: Tensor, absolute: Tensor | None, batch: Batch) -> None:
+        truth, valid = batch["joints3d"], batch["valid3d"]
+        calibrated = valid & batch["has_camera"][:, None]
+        for name, metric in self.metrics.items():
+            if METRICS[name][2]:
+                metric.update(absolute, truth, calibrated)
+            elif name == "mpjpe" and self.groups:
+                metric.update(relative, truth, valid, batch["action"])
+            else:
+                metric.update(relative, truth, valid)
+
+    def compute(self) -> dict[str, float]:
+        return {name: float(metric.compute()) for name, metric in self.metrics.items()}
+
+    def per_joint(self, skeleton: Skeleton) -> dict[str, float | None]:
+        values = self.metrics["mpjpe"].compute_per_joint().tolist()  # type: ignore[operator]
+        return {joint: _number(value) for joint, value in zip(skeleton.joints, values, strict=True)}
+
+    def per_action(self, names: tuple[str, ...]) -> dict[str, float]:
+        if not self.groups:
+            return {}
+        values = self.metrics["mpjpe"].compute_per_group().tolist()  # type: ignore[operator]
+        return {name: value for name, value in zip(names, values, strict=True) if not math.isnan(value)}
+
+
+class PoseMetrics(pl.Callback):
+    """Scores validation and test predictions.
+
+    Exact under DDP: sums and counts of per-joint errors, over a sampler that repeats nobody.
+
+    Args:
+        baseline: Show the mean pose of the training split beside the model.
+        per_action: Print MPJPE per action (always in metrics.json).
+        table: Print the table.
+    """
+
+    def __init__(self, baseline: bool = True, per_action: bool = False, table: bool = True) -> None:
+        self.baseline, self.print_actions, self.table = baseline, per_action, table
+        self._model: _Scores | None = None
+        self._mean: _Scores | None = None
+        self._mean_pose: Tensor | None = None
+        self._count = 0
+        self._depth_source = ""
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Fresh metrics."""
+        self._start(trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Fresh metrics."""
+        self._start(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        """Add a batch."""
+        self._update(trainer, outputs, batch)
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        """Add a batch."""
+        self._update(trainer, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Log `val/...`."""
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Log `test/...`."""
+        self._finish(trainer, pl_module, "test")
+
+    def _start(self, trainer: pl.Trainer, estimator: Any) -> None:
+        groups = len(_action_names(trainer))
+        self._model = _Scores(estimator.skeleton, groups, estimator.device, absolute=True)
+        self._mean, self._count = None, 0
+        if self.baseline and not trainer.sanity_checking:
+            pose = _mean_pose(trainer)
+            if pose is not None:
+                self._mean_pose = pose.to(estimator.device)
+                self._mean = _Scores(estimator.skeleton, 0, estimator.device, absolute=False)
+
+    def _update(self, trainer: pl.Trainer, prediction: Prediction, batch: Batch) -> None:
+        if self._model is None or _is_padding(trainer):
+            return
+        self._depth_source = prediction.root_depth_source
+        self._count += len(batch["image"])
+        self._model.update(prediction.joints3d_rel, prediction.joints3d, batch)
+        if self._mean is not None and self._mean_pose is not None:
+            self._mean.update(self._mean_pose.expand_as(prediction.joints3d_rel), None, batch)
+
+    def _finish(self, trainer: pl.Trainer, estimator: Any, stage: str) -> None:
+        if self._model is None or trainer.sanity_checking:
+            return
+        values = self._model.compute()
+        result: dict[str, Any] = {
+            "protocol": _protocol(trainer, stage),
+            "box": getattr(estimator, "box", "annotation"),
+            "root_depth_source": self._depth_source,
+            "samples": _total(trainer, self._count),
+            "step": trainer.global_step,
+            "metrics": values,
+            "mean_pose": self._mean.compute() if self._mean else None,
+            "mpjpe_per_joint": self._model.per_joint(estimator.skeleton),
+            "mpjpe_per_action": self._model.per_action(_action_names(trainer)),
+        }
+        for name, value in values.items():
+            estimator.log(f"{stage}/{name}", value, prog_bar=name == "mpjpe", rank_zero_only=False)
+        self.results[stage] = result
+        self._model, self._mean = None, None
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            write_metrics(folder, stage, result)
+            if self.table:
+                print_table(stage, result, self.print_actions)
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    """Where this run's files go: the logger's folder. A collective call: every rank must make it."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def write_metrics(folder: Path, stage: str, result: dict[str, Any]) -> Path:
+    """Add a stage to metrics.json of a run folder, atomically."""
+    path = folder / "metrics.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    known[stage] = result
+    return write_json(path, known)
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON to a temporary file and rename it into place; NaN becomes null."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return _number(content) if isinstance(content, float) else content
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def print_table(stage: str, result: dict[str, Any], actions: bool = False) -> None:
+    """One table: the model beside the mean pose, and below it what the numbers mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    baseline = result["mean_pose"] or {}
+    table = Table(title=f"{stage}, n={result['samples']}", caption=_caption(result), caption_justify="left")
+    for column in ("metric", "model", *(["mean pose"] if baseline else [])):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, value in result["metrics"].items():
+        title, unit, _ = METRICS[name]
+        row = [f"{title} [{unit}]".replace("[", r"\["), _format(value)]
+        table.add_row(*row, *([_format(baseline.get(name))] if baseline else []))
+    if actions:
+        table.add_section()
+        for action, value in result["mpjpe_per_action"].items():
+            table.add_row(f"  MPJPE {action}", _format(value))
+    Console().print(table)
+
+
+def _caption(result: dict[str, Any]) -> str:
+    lines = [result["protocol"], f"distance to the camera: {result['root_depth_source']}"]
+    if result["box"] == "pelvis_2000mm":
+        lines.append("boxes use the true root depth (pelvis_2000mm)")
+    return "\n".join(lines)
+
+
+def _format(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def _datamodule(trainer: pl.Trainer) -> PoseDataModule | None:
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, PoseDataModule) else None
+
+
+def _mean_pose(trainer: pl.Trainer) -> Tensor | None:
+    data = _datamodule(trainer)
+    return data.mean_pose() if data else None
+
+
+def _action_names(trainer: pl.Trainer) -> tuple[str, ...]:
+    data = _datamodule(trainer)
+    return data.action_names() if data else ()
+
+
+def _protocol(trainer: pl.Trainer, stage: str) -> str:
+    data = _datamodule(trainer)
+    return data.protocol(stage) if data else "own data loader"
+
+
+def _is_padding(trainer: pl.Trainer) -> bool:
+    """Whether this rank only repeats samples because there are fewer samples than ranks."""
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    return bool(getattr(getattr(loaders, "sampler", None), "is_padding", False))
+
+
+def _total(trainer: pl.Trainer, count: int) -> int:
+    return int(trainer.strategy.reduce(torch.tensor(float(count), device=trainer.strategy.root_device), reduce_op="sum"))

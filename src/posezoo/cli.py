@@ -1,0 +1,272 @@
+"""`posezoo fit | validate | test | predict`: LightningCLI with the rules that keep it honest.
+
+- A checkpoint's hyperparameters (and data) become the defaults; an explicit flag still wins.
+- `validate`, `test` and `predict` refuse to run without trained weights.
+- What the model owns (skeleton, image_size, crop, box) is set under --model and reaches the data from there.
+- A user's mistake is one sentence.
+"""
+
+import re
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from posezoo import __version__
+from posezoo.callbacks import PoseMetrics, PredictionWriter, SaveRunConfig
+from posezoo.data.base import MODEL_OWNED, PoseDataModule
+from posezoo.errors import PoseZooError, did_you_mean
+from posezoo.models.base import PoseEstimator, estimator_class, read_checkpoint
+from posezoo.recipes_index import find_recipe
+
+NEED_WEIGHTS = ("validate", "test", "predict")
+COMMANDS = ("fit", *NEED_WEIGHTS)
+
+
+class PoseZooCLI(LightningCLI):  # type: ignore[misc]
+    """LightningCLI over every known estimator and DataModule."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links from model to data, and the number of threads."""
+        for name in MODEL_OWNED:
+            parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
+        parser.add_argument(
+            "--threads", type=int, default=None, help="Intra-op threads of torch; 1 is often fastest for small networks."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, after the checkpoint has provided the defaults."""
+        for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
+            subparser.set_defaults({"weights_only": True} | ({"return_predictions": False} if name == "predict" else {}))
+        command, checkpoint = args[0] if args else None, option(args, "--ckpt_path")
+        if checkpoint and Path(checkpoint).is_file() and command in COMMANDS:
+            self._subcommand_parsers[command].set_defaults(defaults_from_checkpoint(Path(checkpoint), args))
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Superseded: Lightning would let the checkpoint overrule what the user typed."""
+
+    def before_instantiate_classes(self) -> None:
+        """Threads have to be set before any work."""
+        threads = self._get(self.config, "threads")
+        if threads:
+            torch.set_num_threads(threads)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer with our callbacks, each unless the user brought one of its kind."""
+        given = self._get(self.config_init, "trainer").get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        ours = [c for c in default_callbacks() if not any(isinstance(g, type(c)) for g in given)]
+        return super().instantiate_trainer(callbacks=[*given, *ours], **kwargs)
+
+    def after_fit(self) -> None:
+        """Say where the result is and what to type next."""
+        checkpoint = self.trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "") or getattr(checkpoint, "last_model_path", "")
+        if self.trainer.is_global_zero and best:
+            print(f"Best checkpoint: {best}\nTo score it: posezoo test --ckpt_path '{best}'")
+
+
+def default_callbacks() -> list[pl.Callback]:
+    """What every run gets: scores, checkpoints of the best and the last state, streamed predictions."""
+    return [
+        PoseMetrics(),
+        ModelCheckpoint(
+            monitor="val/mpjpe",
+            filename="best-step{step}-mpjpe{val/mpjpe:.1f}",
+            auto_insert_metric_name=False,
+            save_last=True,
+        ),
+        PredictionWriter(),
+    ]
+
+
+def main(args: list[str] | None = None) -> PoseZooCLI:
+    """Run one of fit, validate, test and predict.
+
+    Args:
+        args: The command and its options; those of the process when None.
+
+    Raises:
+        PoseZooError: A mistake of the user, as one sentence.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    load_plugins()
+    arguments = resolve_recipes(arguments)
+    check_arguments(arguments)
+    return build(arguments, run=True)
+
+
+def build(arguments: list[str], run: bool) -> PoseZooCLI:
+    """Parse, instantiate and (with `run`) execute; jsonargparse's complaints become one sentence.
+
+    Raises:
+        PoseZooError: The arguments do not fit.
+    """
+    quiet = {"exit_on_error": False, "version": __version__}
+    try:
+        return PoseZooCLI(
+            PoseEstimator,
+            PoseDataModule,
+            save_config_callback=SaveRunConfig,
+            trainer_defaults={"logger": default_logger()},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            parser_kwargs=({command: dict(quiet) for command in COMMANDS} if run else {}) | quiet,
+            args=arguments,
+            run=run,
+        )
+    except ArgumentError as error:
+        raise PoseZooError(one_sentence(str(error))) from error
+
+
+def default_logger() -> dict[str, Any]:
+    """CSV files under runs/version_N."""
+    return {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": ""}}
+
+
+def load_plugins() -> None:
+    """Import every method and dataset, ours and those of installed plug-ins (entry-point group `posezoo.plugins`).
+
+    Raises:
+        PoseZooError: A plug-in cannot be imported; the message names its package.
+    """
+    import posezoo.data as data
+    import posezoo.models
+
+    for name in data.__all__:
+        getattr(data, name)
+    for plugin in entry_points(group="posezoo.plugins"):
+        try:
+            plugin.load()
+        except Exception as error:
+            raise PoseZooError(
+                f"the plug-in '{plugin.name}' ({plugin.value}) cannot be imported ({error}): update or uninstall it."
+            ) from error
+
+
+def option(arguments: list[str], name: str) -> str | None:
+    """Value of `--name value` or `--name=value`, the last one given."""
+    found = None
+    for position, word in enumerate(arguments):
+        if word == name and position + 1 < len(arguments):
+            found = arguments[position + 1]
+        elif word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def resolve_recipes(arguments: list[str]) -> list[str]:
+    """Replace recipe names behind -c and --config by their paths."""
+    resolved = list(arguments)
+    for position, word in enumerate(arguments):
+        if word in ("-c", "--config") and position + 1 < len(arguments):
+            resolved[position + 1] = str(find_recipe(arguments[position + 1]))
+        elif word.startswith("--config="):
+            resolved[position] = f"--config={find_recipe(word.partition('=')[2])}"
+    return resolved
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Refuse what would run, but not do what the user means.
+
+    Raises:
+        PoseZooError: See the module's docstring.
+    """
+    if any(word in ("-h", "--help") or word.startswith("--print_config") for word in arguments):
+        return
+    _check_classes(arguments)
+    _check_model_owned(arguments)
+    checkpoint = option(arguments, "--ckpt_path")
+    if checkpoint is not None and checkpoint not in ("last", "null") and not Path(checkpoint).is_file():
+        raise PoseZooError(f"there is no checkpoint at {checkpoint}: check the path after --ckpt_path.")
+    if arguments[0] in NEED_WEIGHTS and (checkpoint is None or not Path(checkpoint).is_file()):
+        raise PoseZooError(
+            f"`{arguments[0]}` without trained weights would score a random network: add --ckpt_path PATH "
+            "(fit prints the path of its best checkpoint)."
+        )
+
+
+def _check_classes(arguments: list[str]) -> None:
+    known_data = {cls.__name__ for cls in _subclasses(PoseDataModule)}
+    for flag, kind, known in (
+        ("--model", "method", set(PoseEstimator.known_methods())),
+        ("--data", "dataset", known_data),
+    ):
+        name = option(arguments, flag)
+        if name and re.fullmatch(r"\w+", name) and name not in known:
+            raise PoseZooError(f"unknown {kind} '{name}': {did_you_mean(name, sorted(known))}")
+
+
+def _subclasses(cls: type) -> list[type]:
+    return [s for child in cls.__subclasses__() for s in (child, *_subclasses(child))]
+
+
+def _check_model_owned(arguments: list[str]) -> None:
+    for word in arguments:
+        match = re.match(rf"--data\.(?:init_args\.)?({'|'.join(MODEL_OWNED)})(?:=|$)", word)
+        if match:
+            raise PoseZooError(_owned(match[1]))
+    configs = [arguments[i + 1] for i, word in enumerate(arguments[:-1]) if word in ("-c", "--config")]
+    configs += [word.partition("=")[2] for word in arguments if word.startswith("--config=")]
+    for path in configs:
+        for name in MODEL_OWNED:
+            if name in _data_arguments(Path(path)):
+                raise PoseZooError(f"{path}: {_owned(name)}")
+
+
+def _owned(name: str) -> str:
+    return f"the model owns '{name}': set --model.{name} instead of --data.{name}; it reaches the data from there."
+
+
+def _data_arguments(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" (line {place.line + 1})" if place else ""
+        raise PoseZooError(f"{path} is not valid YAML{where}: mend it or give another -c.") from error
+    data = content.get("data") if isinstance(content, dict) else None
+    arguments = data.get("init_args") if isinstance(data, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]:
+    """Parser defaults that make a checkpoint alone enough: its model, and its data unless the user names another.
+
+    Raises:
+        PoseZooError: The file is not a checkpoint of posezoo.
+    """
+    checkpoint = read_checkpoint(path)
+    cls = estimator_class(checkpoint, path)
+    hparams = dict(checkpoint.get("hyper_parameters", {}))
+    hparams = {key: value for key, value in hparams.items() if not key.startswith("_")}
+    defaults: dict[str, Any] = {
+        "model": {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": hparams}
+    }
+    data = checkpoint.get("posezoo_data")
+    if data and option(arguments, "--data") is None:
+        init = {k: v for k, v in (data.get("init_args") or {}).items() if k not in MODEL_OWNED}
+        defaults["data"] = {"class_path": data["class_path"], "init_args": init}
+    return defaults
+
+
+def one_sentence(message: str) -> str:
+    """The part of a jsonargparse complaint that a user can act on."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.]+)", message)
+    if unknown:
+        return f"unknown option '{unknown[1]}': type `posezoo COMMAND --help` or --print_config to see all."
+    text = " ".join(dict.fromkeys(lines))
+    return text if len(text) < 600 else text[:600] + " ..."
+
+
