@@ -10,11 +10,14 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NO_DISTORTION, OPENCV, H36M = 0, 1, 2
 NUM_COEFFICIENTS = 12
+
+_MODELS = {"none": NO_DISTORTION, "opencv": OPENCV, "h36m": H36M}
 
 _EPS = 1e-9
 
@@ -53,35 +56,42 @@ class Camera:
             intrinsics: [..., 3, 3].
             distortion: [..., n] with n = 4, 5, 8 or 12 coefficients, OpenCV's order.
             model: Distortion formula; "opencv" when coefficients are given without a model.
+            rotation: [..., 3, 3], world to camera.
+            translation: [..., 3] or [..., 3, 1] mm, world to camera.
+            dtype: Floating-point type of all tensors.
 
         Raises:
-            ValueError: Another number of coefficients, or a matrix of the wrong shape.
+            ValueError: Another number of coefficients, a matrix of the wrong shape, or an unknown model.
         """
         k = torch.as_tensor(intrinsics, dtype=dtype)
         if k.shape[-2:] != (3, 3):
             raise ValueError(f"Intrinsics must be [..., 3, 3], got {tuple(k.shape)}.")
-        batch = k.shape[:-2]
-        coefficients = k.new_zeros(*batch, NUM_COEFFICIENTS)
-        if distortion is not None:
-            given = torch.as_tensor(distortion, dtype=dtype)
-            if given.shape[-1] not in (4, 5, 8, 12):
-                raise ValueError(f"Distortion needs 4, 5, 8 or 12 coefficients, got {given.shape[-1]}.")
-            coefficients[..., : given.shape[-1]] = given
+        given = k.new_zeros(NUM_COEFFICIENTS) if distortion is None else torch.as_tensor(distortion, dtype=dtype)
+        if given.shape[-1] not in (4, 5, 8, NUM_COEFFICIENTS):
+            raise ValueError(f"Distortion needs 4, 5, 8 or 12 coefficients, got {given.shape[-1]}.")
         name = model or ("none" if distortion is None else "opencv")
-        number = {"none": NO_DISTORTION, "opencv": OPENCV, "h36m": H36M}[name]
+        if name not in _MODELS:
+            raise ValueError(f"Unknown distortion model '{name}': choose from {', '.join(_MODELS)}.")
         r = torch.eye(3, dtype=dtype) if rotation is None else torch.as_tensor(rotation, dtype=dtype)
         t = torch.zeros(3, dtype=dtype) if translation is None else torch.as_tensor(translation, dtype=dtype)
+        t = t.squeeze(-1) if t.shape[-1] == 1 else t
+        batch = torch.broadcast_shapes(k.shape[:-2], given.shape[:-1], r.shape[:-2], t.shape[:-1])
         return cls(
-            k,
-            coefficients,
-            torch.full(batch, number, dtype=torch.int64),
+            k.expand(*batch, 3, 3),
+            F.pad(given, (0, NUM_COEFFICIENTS - given.shape[-1])).expand(*batch, NUM_COEFFICIENTS),
+            torch.full(batch, _MODELS[name], dtype=torch.int64),
             r.expand(*batch, 3, 3),
-            (t if t.shape[-1] == 3 else t.squeeze(-1)).expand(*batch, 3),
+            t.expand(*batch, 3),
         )
 
     @classmethod
     def from_field_of_view(cls, fov: float, width: int, height: int) -> "Camera":
-        """A guess for an uncalibrated photograph: `fov` degrees along its longer side (MeTRAbs, gen. D).
+        """A guess for an uncalibrated photograph, with the principal point in its middle.
+
+        Args:
+            fov: Field of view along the longer side, degrees.
+            width: px.
+            height: px.
 
         Raises:
             ValueError: `fov` is not between 0 and 180 degrees.
@@ -258,15 +268,15 @@ def look_at_rotation(
     A direction parallel to `up` leaves roll undefined: then the x axis stays as near as possible to the old x axis
     (or to y, for a camera that looks along its own x axis).
     """
-    z = torch.nn.functional.normalize(direction, dim=-1)
-    x = torch.linalg.cross(z, up.expand_as(z))
+    z = F.normalize(direction, dim=-1)
+    x = torch.linalg.cross(z, F.normalize(up, dim=-1).expand_as(z))
     old_x = torch.zeros_like(z)
     old_x[..., 0] = 1
     old_y = old_x.roll(1, -1)
-    spare = torch.where((z[..., :1].abs() < 0.9), old_x, old_y)
+    spare = torch.where(z[..., :1].abs() < 0.9, old_x, old_y)
     spare = spare - (spare * z).sum(-1, keepdim=True) * z
     x = torch.where(x.norm(dim=-1, keepdim=True) < 1e-6, spare, x)
-    x = torch.nn.functional.normalize(x, dim=-1)
+    x = F.normalize(x, dim=-1)
     return torch.stack([x, torch.linalg.cross(z, x), z], -2)
 
 
@@ -289,7 +299,8 @@ class CropCamera:
     @property
     def flipped(self) -> Bool[Tensor, "*batch"]:
         """Whether left and right change places."""
-        return torch.linalg.det(self.rotation) < 0
+        det: Tensor = torch.linalg.det(self.rotation)
+        return det < 0
 
     @property
     def crop_to_image(self) -> Float[Tensor, "*batch 3 3"]:
@@ -303,8 +314,7 @@ class CropCamera:
 
     def from_image(self, pixels: Float[Tensor, "*batch n 2"]) -> Float[Tensor, "*batch n 2"]:
         """Source pixels to crop pixels, lens distortion removed."""
-        rays = homogeneous(self.source.rays(pixels)) @ (self.intrinsics @ self.rotation).mT
-        return rays[..., :2] / rays[..., 2:]
+        return apply_homography(self.intrinsics @ self.rotation, self.source.rays(pixels))
 
     def from_source(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 3"]:
         """Points of the source camera frame to the crop camera frame, mm."""
@@ -315,9 +325,9 @@ class CropCamera:
         return points @ self.rotation
 
     def project(self, points: Float[Tensor, "*batch n 3"]) -> Float[Tensor, "*batch n 2"]:
-        """Crop pixels of points in the crop camera frame."""
-        rays = points @ self.intrinsics.mT
-        return rays[..., :2] / rays[..., 2:]
+        """Crop pixels of points in the crop camera frame. Depth must not be zero."""
+        pixels = points @ self.intrinsics.mT
+        return pixels[..., :2] / pixels[..., 2:]
 
 
 def _augmentation(like: Tensor, roll: Any, zoom: Any, flip: Any) -> tuple[Tensor, Tensor]:
@@ -339,7 +349,7 @@ def look_at_crop(
     zoom: Any = 1.0,
     flip: Any = False,
 ) -> CropCamera:
-    """Turn the camera towards a person and zoom until the box fills the crop (MeTRAbs, dossier section 3).
+    """Turn the camera towards a person and zoom until the box fills the crop (MeTRAbs; section 7 of its model card).
 
     The principal point of the crop is `size / 2`. Mirroring is a camera flip, u -> size - u.
 
@@ -357,10 +367,9 @@ def look_at_crop(
     points = torch.stack([cx, cy, cx, top, cx, top + height, left, cy, left + width, cy], -1)
     rays = homogeneous(camera.rays(points.unflatten(-1, (5, 2))))
     direction = rays[..., 0, :]
-    up_vector = torch.as_tensor(up, dtype=box.dtype, device=box.device)
+    up_vector = torch.as_tensor(up, dtype=direction.dtype, device=direction.device)
     rotation = look_at_rotation(direction, up_vector)
-    sides = rays[..., 1:, :] @ (camera.intrinsics @ rotation).mT
-    sides = sides[..., :2] / sides[..., 2:]
+    sides = apply_homography(camera.intrinsics @ rotation, rays[..., 1:, :2])
     extent = (sides[..., [1, 3], :] - sides[..., [0, 2], :]).norm(dim=-1).amax(-1)
     turn, factor = _augmentation(box, roll, zoom, flip)
     block = camera.intrinsics[..., :2, :2] * (factor * size / extent)[..., None, None]
@@ -380,7 +389,13 @@ def image_plane_crop(
     The box centre lands on the crop's centre (size - 1) / 2, and mirroring is u -> size - 1 - u, so that the clean
     convention x_n = (u + 0.5) / size - 0.5 simply changes sign.
 
-    Args: as `look_at_crop`.
+    Args:
+        camera: The camera that took the image.
+        box: left, top, width, height in source px (distorted, as annotated).
+        size: Side of the crop, px.
+        roll: Degrees, turns the crop about its own axis.
+        zoom: Factor on the focal length.
+        flip: Mirror the crop; joints must then change sides by `Skeleton.flip`.
     """
     left, top, width, height = box.unbind(-1)
     centre = torch.stack([left + width / 2, top + height / 2], -1)

@@ -125,8 +125,22 @@ def build(arguments: list[str], run: bool) -> PoseZooCLI:
             args=arguments,
             run=run,
         )
-    except ArgumentError as error:
-        raise PoseZooError(one_sentence(str(error))) from error
+    except (ArgumentError, TypeError, ValueError) as error:
+        mistake = cause_of(error)
+        if mistake is not None:
+            raise mistake from None
+        if isinstance(error, ArgumentError):
+            raise PoseZooError(one_sentence(str(error))) from error
+        raise
+
+
+def cause_of(error: BaseException | None) -> PoseZooError | None:
+    """The user's mistake that jsonargparse wrapped into a type error of its own, if that is what happened."""
+    while error is not None:
+        if isinstance(error, PoseZooError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def default_logger() -> dict[str, Any]:

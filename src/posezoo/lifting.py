@@ -18,10 +18,8 @@ _OUTSIDE_WEIGHT = 1e-4  # joints outside the window keep this weight, so that th
 _MIN_INSIDE = 2
 
 
-def inside_window(
-    coords2d: Float[Tensor, "*batch 2"], low: float, high: float
-) -> Bool[Tensor, "*batch"]:
-    """Which predicted pixels lie in [low, high] on both axes (both ends belong to the window)."""
+def inside_window(coords2d: Float[Tensor, "*batch 2"], low: float, high: float) -> Bool[Tensor, "*batch"]:
+    """Which pixels lie in [low, high] px on both axes (both ends belong to the window)."""
     return ((coords2d >= low) & (coords2d <= high)).all(-1)
 
 
@@ -34,7 +32,7 @@ def reconstruct_absolute(
     perspective: Perspective = "full",
     ridge: float = 1e-6,
 ) -> Float[Tensor, "batch joints 3"]:
-    """Absolute pose from pixels and a root-relative metric pose (MeTRAbs section 1.5 of the dossier).
+    """Absolute pose from pixels and a root-relative metric pose (section 5 of MeTRAbs' model card).
 
     Finds the translation r for which the pose, moved by r, projects to the pixels; then mixes the moved pose with the
     pixels back-projected to its depths. No sample's answer depends on the others of its batch: the official code
@@ -106,7 +104,7 @@ def _rms(values: Tensor) -> Tensor:
 
 
 def _weak_perspective(xy: Tensor, rel: Tensor, used: Tensor) -> Tensor:
-    """Depth as the ratio of metric to image spread, isotropic over x and y."""
+    """Depth as the ratio of metric to image spread, isotropic over x and y: r = z (mean ray) - mean pose, mm."""
     weight = used.to(xy.dtype)[..., None]
     count = weight.sum(-2)
     mean_xy, mean_rel = (weight * xy).sum(-2) / count, (weight * rel).sum(-2) / count

@@ -1,7 +1,7 @@
 """The contracts between data, models and metrics: `Sample`, `Batch`, `Prediction`.
 
-Frames: crop camera, x right, y down, z forward; millimetres and pixels. Absolute and root-relative coordinates never share
-a name. A missing label is zeros with a False mask.
+Frames: crop camera, x right, y down, z forward; millimetres and pixels. Absolute and root-relative coordinates never
+share a name. A missing label is zeros with a False mask.
 """
 
 from collections.abc import Callable
@@ -67,9 +67,7 @@ class Batch(TypedDict):
     joints2d: Float[Tensor, "batch joints 2"]  # px in the crop, also outside it
     valid3d: Bool[Tensor, "batch joints"]
     valid2d: Bool[Tensor, "batch joints"]
-    depth_order: Int8[
-        Tensor, "batch parts"
-    ]  # +1 child nearer than parent, 0 level, -1 child farther; annotated only
+    depth_order: Int8[Tensor, "batch parts"]  # +1 child nearer than parent, 0 level, -1 child farther; annotated only
     valid_order: Bool[Tensor, "batch parts"]
     index: Int[Tensor, " batch"]
     source: Int[Tensor, " batch"]

@@ -1,22 +1,31 @@
-"""DataModules, imported on first use."""
+"""DataModules. Importing one makes it known to the command line."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from posezoo.data.base import PoseDataModule as PoseDataModule
-    from posezoo.data.base import PoseDataset as PoseDataset
-    from posezoo.data.synthetic.dataset import SyntheticPeople as SyntheticPeople
+    from posezoo.data.base import PoseDataModule, PoseDataset
+    from posezoo.data.folder import ImageFolder
+    from posezoo.data.human36m import Human36M
+    from posezoo.data.synthetic.dataset import SyntheticPeople
 
-_HOMES = {
+__all__ = ["Human36M", "ImageFolder", "PoseDataModule", "PoseDataset", "SyntheticPeople"]
+
+# Resolved on first use (PEP 562): the renderer and `posezoo.skeletons` need neither torch nor Lightning.
+_EXPORTS = {
+    "Human36M": "posezoo.data.human36m",
+    "ImageFolder": "posezoo.data.folder",
     "PoseDataModule": "posezoo.data.base",
     "PoseDataset": "posezoo.data.base",
     "SyntheticPeople": "posezoo.data.synthetic.dataset",
 }
-__all__ = ["PoseDataModule", "PoseDataset", "SyntheticPeople"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'posezoo.data' has no attribute '{name}'")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

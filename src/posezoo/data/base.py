@@ -1,4 +1,4 @@
-"""What all datasets share: reading an annotated person, cropping it, and loaders whose batches do not depend on workers."""
+"""What all datasets share: reading an annotated person, cropping it, and loaders with equal batches for any workers."""
 
 import os
 from abc import ABC, abstractmethod
@@ -23,6 +23,7 @@ from posezoo.data.crop import (
     crop_camera,
     draw_augmentation,
     make_labels,
+    subject_box,
     warp,
 )
 from posezoo.data.photometric import Photometric
@@ -65,6 +66,16 @@ class PoseDataset(ABC):
         return {}
 
 
+class SampleError(PoseZooError):
+    """A sample that cannot be read or cropped.
+
+    A loader process hands its errors on as text with a traceback in front; this one cuts itself down to its sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 class CropDataset(Dataset[dict[str, Any]]):
     """Rows of a `Batch`: crops of the people of a `PoseDataset`.
 
@@ -82,6 +93,12 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, draw = key if isinstance(key, tuple) else (key, 0)
+        try:
+            return self._row(index, draw)
+        except PoseZooError as error:
+            raise SampleError(str(error)) from error
+
+    def _row(self, index: int, draw: int) -> dict[str, Any]:
         sample = self.people.read(index, draw)
         if sample.image is None:
             raise TypeError(f"{type(self.people).__name__}.read must return an image.")
@@ -105,8 +122,6 @@ class CropDataset(Dataset[dict[str, Any]]):
     def _draw(self, sample: Sample, rng: np.random.Generator) -> CropDraw:
         if self.augmentation is None:
             return CropDraw()
-        from posezoo.data.crop import subject_box
-
         box = subject_box(sample, self.people.skeleton, self.spec)
         return draw_augmentation(self.augmentation, box, rng)
 
@@ -141,6 +156,10 @@ class PoseDataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise PoseZooError(f"--data.batch_size must be at least 1, got {batch_size}.")
+        if num_workers < 0:
+            raise PoseZooError(f"--data.num_workers must be 0 (load in the main process) or more, got {num_workers}.")
+        if seed < 0:
+            raise PoseZooError(f"--data.seed must not be negative, got {seed}.")
         self.root = Path(root).expanduser() if root else None
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.augmentation = augmentation
@@ -194,11 +213,12 @@ class PoseDataModule(pl.LightningDataModule):
         model = getattr(self.trainer, "lightning_module", None)
         for name in MODEL_OWNED:
             wanted = getattr(model, name, None)
-            if isinstance(wanted, Skeleton):
-                wanted = wanted.name
-            if wanted is not None and wanted != getattr(self, name):
+            made = getattr(self, name)
+            if name == "skeleton" and wanted is not None:  # several names may mean one skeleton
+                wanted, made = get_skeleton(wanted).name, get_skeleton(made).name
+            if wanted is not None and wanted != made:
                 raise PoseZooError(
-                    f"The model wants {name}={wanted!r} but the data makes {getattr(self, name)!r}: "
+                    f"The model wants {name}={wanted!r} but the data makes {made!r}: "
                     f"pass {type(self).__name__}({name}={wanted!r})."
                 )
 

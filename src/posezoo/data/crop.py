@@ -172,6 +172,7 @@ def warp(image: NDArray[np.uint8], crop: CropCamera, antialias: bool = True) -> 
     Args:
         image: uint8 [H, W, 3].
         crop: Unbatched crop camera.
+        antialias: Average over the source pixels that a crop pixel covers.
 
     Returns:
         uint8 [S, S, 3].

@@ -6,6 +6,7 @@ albumentations 2.0.8 otherwise gives all DataLoader workers one and the same ran
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -52,17 +53,24 @@ def _colour_transforms(colour: bool, blur: float, jpeg: float) -> Any:
     if not (colour or blur or jpeg):
         return None
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for news at import otherwise
-    import albumentations as A  # noqa: N812  (its own convention)
+    import albumentations as A
 
     steps: list[Any] = []
     if colour:
         jitter = {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5)}
-        steps.append(A.ColorJitter(**jitter, hue=(-0.2, 0.2), p=1.0))  # 0.2 of the circle = 72 degrees
+        steps.append(_make(A.ColorJitter, **jitter, hue=(-0.2, 0.2), p=1.0))  # 0.2 of the circle = 72 degrees
     if blur:
-        steps.append(A.GaussianBlur(sigma_limit=(0.3, 1.5), blur_limit=0, p=blur))
+        steps.append(_make(A.GaussianBlur, sigma_limit=(0.3, 1.5), blur_limit=0, p=blur))
     if jpeg:
-        steps.append(A.ImageCompression(quality_range=(30, 90), p=jpeg))
+        steps.append(_make(A.ImageCompression, quality_range=(30, 90), p=jpeg))
     return A.Compose(steps)
+
+
+def _make(transform: Callable[..., Any], **arguments: Any) -> Any:
+    """Make a transform; albumentations only warns of arguments that it does not know, and ignores them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return transform(**arguments)
 
 
 def erase_rectangle(image: Image, rng: np.random.Generator, scale: float) -> Image:
@@ -111,5 +119,3 @@ def _paste_object(image: Image, rng: np.random.Generator, scale: float) -> None:
     texture = texture * contrast + tint.astype(np.float32) * (1 - contrast)
     alpha = mask[..., None].astype(np.float32) / 255
     image[:] = (texture * alpha + image * (1 - alpha)).astype(np.uint8)
-
-

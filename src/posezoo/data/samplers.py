@@ -48,6 +48,12 @@ class TrainSampler(DistributedSampler[Any]):
     def __len__(self) -> int:
         return self.length // self.num_replicas - self.start
 
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle anew; another epoch than the present one starts from its first sample."""
+        if epoch != self.epoch:
+            self.start = 0
+        super().set_epoch(epoch)
+
     def state_dict(self) -> dict[str, int]:
         """Where in which epoch this sampler is."""
         return {"epoch": self.epoch, "start": self.start}

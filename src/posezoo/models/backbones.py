@@ -1,17 +1,18 @@
 """Image backbones from timm: output stride, centred striding, normalisation, weights.
 
 A symmetric-padded network looks at pixels 0, 32, 64, ... with its cells, which is not centred in the crop. Centred
-striding (MeTRAbs section 1.3) lets the last strided layer sample odd positions, so that cell k looks at 32 k + 16.
+striding (MeTRAbs, section 3 of its model card) lets the last strided layer sample odd positions, so that cell k looks
+at 32 k + 16.
 """
 
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -21,7 +22,8 @@ from posezoo.errors import PoseZooError, did_you_mean
 STRIDES = (4, 8, 16, 32)
 
 # timm's classes (EfficientNet also builds MobileNetV2) whose strides we can shift and replace by dilation; each proven
-# by gradient centroid in the tests.
+# by gradient centroid in the tests. Their variants with averaging shortcuts, blur pooling or mixed kernels are not
+# meant: see `_is_plain`.
 KNOWN_FAMILIES = ("ResNet", "ResNetV2", "EfficientNet")
 
 
@@ -53,14 +55,15 @@ class Backbone(nn.Module):
 
     Args:
         name: Any timm model with a convolutional feature map, or one of `OWN_BACKBONES`.
-        stride: Pixels per cell in training: 4, 8, 16 or 32.
+        stride: px per cell in training: 4, 8, 16 or 32.
         stride_test: The same in evaluation; later strides become dilation and weights are reused. None: as `stride`.
-        centered_stride: Let cell k look at `stride * k + stride / 2`.
+        centered_stride: Let cell k look at pixel `stride * k + stride / 2`.
         weights: None, "imagenet" (timm's own, downloaded) or a file with a state dict.
         bn_momentum: Momentum of BatchNorm statistics; None keeps the backbone's.
 
     Attributes:
         channels: Channels of the feature map.
+        offset, offset_test: Pixel that cell 0 looks at, in training and in evaluation.
 
     Raises:
         PoseZooError: Unknown name, impossible stride, centring asked of a family that we cannot centre, weights
@@ -86,7 +89,7 @@ class Backbone(nn.Module):
         self.name, self.stride, self.stride_test = name, stride, stride_test or stride
         self.centered = centered_stride
         self.body = _create(name, stride, centered_stride, pretrained=weights == "imagenet")
-        self.channels = int(self.body.num_features)
+        self.channels = cast(int, self.body.num_features)
         config = getattr(self.body, "pretrained_cfg", None) or {}
         self.register_buffer("mean", _colour(config.get("mean", (0.5, 0.5, 0.5))), persistent=False)
         self.register_buffer("std", _colour(config.get("std", (0.5, 0.5, 0.5))), persistent=False)
@@ -97,41 +100,29 @@ class Backbone(nn.Module):
                 layer.momentum = bn_momentum
         # A skeleton on the meta device at the other stride; it borrows this module's tensors in every call.
         self._test_body: list[nn.Module] = []
+        self.offset = self.offset_test = _offset(self.body, stride, centered_stride)
         if self.stride_test != stride:
-            with torch.device("meta"):
-                self._test_body.append(_create(name, self.stride_test, centered_stride, pretrained=False).eval())
-        self.offset = self._offset()
-
-    def _offset(self) -> float:
-        if self.centered:
-            return self.stride / 2
-        # Symmetric padding puts cell 0 on pixel 0; the tests prove it for the known families.
-        known = type(self.body).__name__ in KNOWN_FAMILIES
-        return 0.0 if known else measure_offset(self.body, self.stride)
+            dense = _create(name, self.stride_test, centered_stride, pretrained=False)
+            self.offset_test = _offset(dense, self.stride_test, centered_stride)
+            self._test_body.append(_Features(dense.to("meta")).eval())
 
     def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch channels rows columns"]:
         """Features of uint8 RGB crops; float images are taken as 0..1."""
         x = self.normalise(image)
         if self.training or not self._test_body:
-            return self._features(self.body, x)
+            return self.body.forward_features(x)  # type: ignore[operator,no-any-return]
         tensors = dict(self.body.named_parameters()) | dict(self.body.named_buffers())
-        features: Tensor = functional_call(_Features(self._test_body[0]), _prefixed(tensors), (x,))
+        features: Tensor = functional_call(self._test_body[0], _prefixed(tensors), (x,))
         return features
 
     def normalise(self, image: Tensor) -> Tensor:
-        """To zero mean and unit variance as the backbone's own training had it."""
+        """To zero mean and unit variance as the backbone's own training had it, in the dtype of the module."""
         x = image.float() / 255 if image.dtype == torch.uint8 else image
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).to(self.mean.dtype)
 
-    def cell_grid(self, training: bool | None = None) -> tuple[int, float]:
-        """(stride, offset) of the cells in the given mode: cell k looks at pixel `stride * k + offset`."""
-        if self.training if training is None else training:
-            return self.stride, self.offset
-        return self.stride_test, self.stride_test / 2 if self.centered else self.offset
-
-    @staticmethod
-    def _features(body: nn.Module, x: Tensor) -> Tensor:
-        return _Features(body)(x)  # type: ignore[no-any-return]
+    def cell_grid(self) -> tuple[int, float]:
+        """(stride, offset) in px, in the current mode: cell k looks at pixel `stride * k + offset`."""
+        return (self.stride, self.offset) if self.training else (self.stride_test, self.offset_test)
 
 
 class _Features(nn.Module):
@@ -159,22 +150,29 @@ def batch_norms(module: nn.Module) -> Iterator[Any]:
 
 
 def _create(name: str, stride: int, centered: bool, pretrained: bool) -> nn.Module:
-    body = _create_full(name, stride, pretrained)
-    known = type(body).__name__ in KNOWN_FAMILIES
-    if known:
+    body = _create_full(name, pretrained)
+    if _is_plain(body):
         _restride(body, stride)
-    if centered and not known:
+        if centered:
+            _centre(body)
+        return body
+    if centered:
         raise PoseZooError(
             f"Centred striding is not available for {name} ({type(body).__name__}): set --model.centered_stride false, "
-            "or choose a ResNet, ResNetV2, MobileNetV2 or EfficientNetV2."
+            "or choose a plain ResNet, ResNetV2, MobileNetV2 or EfficientNetV2."
         )
+    return body if stride == 32 else _create_full(name, pretrained, stride)
+
+
+def _offset(body: nn.Module, stride: int, centered: bool) -> float:
+    """Pixel that cell 0 looks at; the tests prove the first two lines."""
     if centered:
-        _centre(body, name)
-    return body
+        return stride / 2
+    return 0.0 if _is_plain(body) else measure_offset(body, stride)
 
 
-def _create_full(name: str, stride: int, pretrained: bool) -> nn.Module:
-    """The network as it was published; families that we do not know are asked for the stride by timm's own option."""
+def _create_full(name: str, pretrained: bool, stride: int | None = None) -> nn.Module:
+    """The network as it was published; families that we do not know are asked for a stride by timm's own option."""
     import timm
 
     if name in OWN_BACKBONES:
@@ -186,37 +184,33 @@ def _create_full(name: str, stride: int, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {"num_classes": 0, "global_pool": "", "pretrained": pretrained}
     if name.startswith("tf_"):
         options["pad_type"] = ""  # TensorFlow's SAME padding would centre cells at 32 k + 31
+    if stride is not None:
+        options["output_stride"] = stride
     try:
-        body = timm.create_model(name, **options)
-        if type(body).__name__ not in KNOWN_FAMILIES and stride != 32:
-            body = timm.create_model(name, output_stride=stride, **options)
-    except (TypeError, AssertionError) as error:
-        raise PoseZooError(f"{name} cannot run at stride {stride}: use --model.stride 32 or another backbone.") from error
+        return timm.create_model(name, **options)  # type: ignore[no-any-return]
     except Exception as error:
+        if stride is not None:
+            raise PoseZooError(
+                f"{name} cannot run at stride {stride}: use --model.stride 32 or another backbone."
+            ) from error
         if not pretrained:
             raise
         raise PoseZooError(
             f"ImageNet weights of {name} could not be fetched ({type(error).__name__}): go online once, or give a "
             "local file with --model.backbone_weights PATH."
         ) from error
-    return body  # type: ignore[no-any-return]
 
 
 def load_backbone_weights(body: nn.Module, path: Path) -> None:
     """Load a backbone's state dict (.safetensors, .pt, .pth); classifier weights are left out.
 
     Raises:
-        PoseZooError: No such file, or tensors that the backbone needs are missing or have other shapes.
+        PoseZooError: No such file, no state dict in it, or tensors that the backbone needs are missing or have other
+            shapes.
     """
     if not path.is_file():
         raise PoseZooError(f"No backbone weights at {path}; check --model.backbone_weights.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
+    state = _read_tensors(path)
     wanted = body.state_dict()
     wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
     wrong = [k for k in wrong if not k.endswith("num_batches_tracked")]
@@ -226,6 +220,20 @@ def load_backbone_weights(body: nn.Module, path: Path) -> None:
             f"shape (first: {wrong[0]})."
         )
     body.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
+    except Exception as error:  # torch and safetensors raise half a dozen kinds for damaged files
+        raise PoseZooError(
+            f"{path} cannot be read as a state dict ({type(error).__name__}): give a .safetensors, .pt or .pth file."
+        ) from error
 
 
 class ShiftedConv2d(nn.Conv2d):
@@ -288,16 +296,30 @@ def _units(body: nn.Module) -> list[list[_Layer]]:
 
     Begins behind the first strided convolution, which is alike in all known families.
     """
-    if isinstance_of(body, "ResNet"):
-        stages = [getattr(body, f"layer{i}") for i in range(1, 5)]
-        head = [_Layer(body, "maxpool")]
-    elif isinstance_of(body, "ResNetV2"):
-        stages = [stage.blocks for stage in body.stages]  # type: ignore[union-attr]
-        head = [_Layer(body.stem, "pool")]  # type: ignore[arg-type]
+    network: Any = body
+    family = type(body).__name__  # by name: importing timm for isinstance costs seconds
+    if family == "ResNet":
+        stages, head = [network.layer1, network.layer2, network.layer3, network.layer4], [_Layer(body, "maxpool")]
+    elif family == "ResNetV2":
+        stages, head = [stage.blocks for stage in network.stages], [_Layer(network.stem, "pool")]
     else:
-        stages, head = list(body.blocks), []  # type: ignore[arg-type]
-    blocks = [block for stage in stages for block in stage]
-    return [head, *[_layers(block) for block in blocks]]
+        stages, head = list(network.blocks), []
+    return [head, *[_layers(block) for stage in stages for block in stage]]
+
+
+def _is_plain(body: nn.Module) -> bool:
+    """Whether a network is of a known family and each of its halvings is one plain convolution or max-pooling.
+
+    A shortcut beside it must be a 1x1 convolution: averaging ones (ResNet-D), blur pooling, mixed kernels and
+    standardised weights have cells elsewhere, or would be damaged by our surgery.
+    """
+    if type(body).__name__ not in KNOWN_FAMILIES:
+        return False
+    halvings = [[layer.module for layer in unit if layer.stride == 2] for unit in _units(body)]
+    halvings = [unit for unit in halvings if unit]
+    kinds = (nn.Conv2d, ShiftedConv2d, nn.MaxPool2d, ShiftedMaxPool2d)
+    plain = all(type(module) in kinds for unit in halvings for module in unit)
+    return plain and all(sum(module.kernel_size not in (1, (1, 1)) for module in unit) == 1 for unit in halvings)
 
 
 def _layers(block: nn.Module) -> list[_Layer]:
@@ -307,11 +329,6 @@ def _layers(block: nn.Module) -> list[_Layer]:
         for attribute, child in parent.named_children()
         if isinstance(child, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
     ]
-
-
-def isinstance_of(body: nn.Module, family: str) -> bool:
-    """Whether a network is of a timm family, by class name (importing timm for it costs seconds)."""
-    return type(body).__name__ == family
 
 
 def _restride(body: nn.Module, stride: int) -> None:
@@ -324,8 +341,6 @@ def _restride(body: nn.Module, stride: int) -> None:
             reached = reached if removed else 2 * reached
         for layer in unit:
             module, was_strided = layer.module, layer.stride == 2
-            if isinstance(module, nn.AvgPool2d) and removed:
-                raise PoseZooError("This backbone averages in its shortcuts and runs at stride 32 only.")
             if isinstance(module, nn.Conv2d):
                 _dilate(module, dilation)
                 if was_strided and removed:
@@ -339,64 +354,77 @@ def _dilate(conv: nn.Conv2d, dilation: int) -> None:
         conv.padding = tuple(dilation * (k // 2) for k in conv.kernel_size)
 
 
-def _centre(body: nn.Module, name: str) -> None:
+def _centre(body: nn.Module) -> None:
     """Shift the last strided layer (and the shortcut beside it), in place."""
     strided = [[layer for layer in unit if layer.stride == 2] for unit in _units(body)]
     for layer in [unit for unit in strided if unit][-1]:
         module = layer.module
         if isinstance(module, nn.Conv2d):
             setattr(layer.parent, layer.attribute, ShiftedConv2d.from_conv(module))
-        elif isinstance(module, nn.MaxPool2d):
-            pool = ShiftedMaxPool2d(module.kernel_size, module.stride, module.padding)
-            setattr(layer.parent, layer.attribute, pool)
         else:
-            raise PoseZooError(
-                f"Centred striding is not available for {name}: its shortcuts average. Set "
-                "--model.centered_stride false or choose a variant without 'd' or 't' in its name."
-            )
+            pool = cast(nn.MaxPool2d, module)
+            shifted = ShiftedMaxPool2d(pool.kernel_size, pool.stride, pool.padding)
+            setattr(layer.parent, layer.attribute, shifted)
 
 
 def measure_offset(body: nn.Module, stride: int, height: int = 2688) -> float:
     """Pixel that cell 0 looks at, by the gradient centroid of a linearised, uniformly weighted copy of the network.
 
+    Args:
+        body: A timm network; its weights do not matter.
+        stride: px per cell.
+        height: Length of the strip that is looked at, px: its middle must lie farther from the ends than the
+            receptive field reaches.
+
     Raises:
         PoseZooError: The network has no regular cells (global attention, say).
     """
-    linear = _linearised(copy.deepcopy(body).to("cpu"))
-    # A tall strip: its middle must lie farther from the ends than the receptive field reaches.
-    image = torch.zeros(1, 3, height, 64, dtype=torch.float64, requires_grad=True)
     cell, centroids = height // stride // 2, []
-    for k in (cell, cell + 1):
-        features = linear.forward_features(image)  # type: ignore[operator]
-        (gradient,) = torch.autograd.grad(features[:, :, k].sum(), image)
-        mass = gradient[0].sum((0, 2))
-        centroids.append(float((mass * torch.arange(len(mass))).sum() / mass.sum()))
-    if abs(centroids[1] - centroids[0] - stride) > 0.05:
+    try:
+        linear: Any = _linearised(copy.deepcopy(body))
+        image = torch.zeros(1, 3, height, 64, dtype=torch.float64, requires_grad=True)
+        for k in (cell, cell + 1):
+            features = linear.forward_features(image)
+            (gradient,) = torch.autograd.grad(features[:, :, k].sum(), image)
+            mass = gradient[0].sum((0, 2))
+            centroids.append(float((mass * torch.arange(len(mass))).sum() / mass.sum()))
+    except Exception as error:  # a timm model may refuse the strip in many ways
+        raise PoseZooError(
+            f"{type(body).__name__} has no feature map whose cells could be located ({type(error).__name__}): choose a "
+            "convolutional backbone."
+        ) from error
+    if not abs(centroids[1] - centroids[0] - stride) < 0.05:  # also not a number
         raise PoseZooError(
             f"{type(body).__name__} has no regular grid of cells (neighbours lie {centroids[1] - centroids[0]:.2f} px "
-            f"apart, not {stride}): choose a convolutional backbone."
+            f"apart, not {stride}): choose another backbone, or a plain ResNet."
         )
-    return round(centroids[0] - stride * cell, 3)
+    return round(centroids[0] - stride * cell, 3) + 0.0  # no minus zero
+
+
+# Layers that a linear network keeps as they are; BlurPool2d is timm's.
+_LINEAR_LAYERS = ("AvgPool2d", "AvgPool2dSame", "BlurPool2d", "ConstantPad2d", "ZeroPad2d", "Upsample")
+# Channel attention has children and is no place to look for position; it becomes an identity as a whole.
+_GATES = ("SqueezeExcite", "SEModule", "EffectiveSEModule", "EcaModule")
 
 
 def _linearised(body: nn.Module) -> nn.Module:
-    """All weights positive and equal, no biases, norms and activations as identities: in place, in float64."""
+    """On the CPU in float64: all weights positive and equal, no biases, norms and activations as identities."""
+    body = body.cpu().double().eval()
     for parent in list(body.modules()):
         for attribute, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d):
+            if isinstance(child, nn.Conv2d | nn.Linear):
                 nn.init.constant_(child.weight, 1.0 / child.weight[0].numel())
                 if child.bias is not None:
                     nn.init.zeros_(child.bias)
             elif isinstance(child, nn.MaxPool2d):
                 mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
                 setattr(parent, attribute, _ShiftedAvgPool2d(mean) if isinstance(child, ShiftedMaxPool2d) else mean)
-            elif not list(child.children()) and not isinstance(child, nn.AvgPool2d | nn.Linear):
+            elif type(child).__name__ in _LINEAR_LAYERS:
+                continue
+            # Leaves are norms and activations; timm's fused norm + activation layers have children.
+            elif not list(child.children()) or hasattr(child, "running_mean") or type(child).__name__ in _GATES:
                 setattr(parent, attribute, nn.Identity())
-            elif hasattr(child, "running_mean"):  # timm's fused norm + activation layers have children
-                setattr(parent, attribute, nn.Identity())
-            elif type(child).__name__ == "SqueezeExcite":
-                setattr(parent, attribute, nn.Identity())
-    return body.double().eval()
+    return body
 
 
 class _ShiftedAvgPool2d(nn.Module):

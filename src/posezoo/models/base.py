@@ -1,7 +1,8 @@
-"""`PoseEstimator`: what all methods share as LightningModules: steps, optimiser factories, hyperparameters, checkpoints."""
+"""`PoseEstimator`: what all methods share: steps, optimiser factories, hyperparameters, checkpoints."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from posezoo.structures import Batch, Prediction
 NOT_SAVED = ("optimizer", "lr_scheduler", "backbone_weights")
 
 
-class PoseEstimator(pl.LightningModule):
+class PoseEstimator(pl.LightningModule, ABC):
     """Base class of all methods.
 
     A subclass builds `self.network`, and implements `estimate` and `losses`. It owns the facts about its input:
@@ -153,7 +154,7 @@ class PoseEstimator(pl.LightningModule):
         while pending:
             method = pending.pop()
             pending += method.__subclasses__()
-            if not getattr(method, "__abstractmethods__", None):
+            if not isabstract(method):
                 found[method.__name__] = method
         return found
 

@@ -7,7 +7,6 @@ tables are fractions of the stature (Drillis and Contini; Winter), so that one t
 import colorsys
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,6 +272,7 @@ def _material(colour: Floats, texture: int, amplitude: float, specular: float) -
 
 Point = tuple[float, float, float]
 _BARE = CAP_A | CAP_B | SIDE
+_CUFFED = CAP_A | SIDE  # closed above, open below: sleeves and trouser legs
 _X, _Z = np.array([1.0, 0, 0]), np.array([0, 0, 1.0])
 
 
@@ -409,17 +409,9 @@ def _add_trunk(b: _Builder, body: Body, look: Look) -> None:
         else:
             b.ellipsoid(CHEST, (sign * 0.036, 0.030, 0.034), (0.042, 0.036, 0.027), "chest")
     if look.shirt_hem:
-        ends = (0.0, 0.085, 0.0), (0.0, 0.030 - look.shirt_hem, 0.0)
-        b.cone(
-            PELVIS,
-            *ends,
-            0.062 * w,
-            0.079 * w * look.looseness**0.3,
-            "chest",
-            width=1.30,
-            depth=1.0,
-            shape=SIDE,
-        )
+        waist, hem = (0.0, 0.085, 0.0), (0.0, 0.030 - look.shirt_hem, 0.0)
+        loose = 0.079 * w * look.looseness**0.3
+        b.cone(PELVIS, waist, hem, 0.062 * w, loose, "chest", width=1.30, shape=SIDE)
     if look.backpack:
         b.cone(CHEST, (0, 0.045, -0.085), (0, -0.10, -0.095), 0.050, 0.062, "pack", width=1.25, depth=0.75)
 
@@ -448,7 +440,7 @@ def _add_hair(b: _Builder, h: float, look: Look) -> None:
     v = look.hair_volume
     # The skull again, moved up and back by a share `lift` of its radii and inflated until the two meet in a
     # hairline: a plane 0.05 radii behind the skull's centre along that direction, so that there is a face.
-    lift = 0.12 + 0.14 * v
+    lift = 0.11 + 0.11 * v
     grown = h * math.sqrt(1 + lift * lift - 2 * lift * 0.05)
     centre = (0.0, 0.058 + 0.8 * lift * 0.066 * h, 0.010 - 0.6 * lift * 0.054 * h)
     b.ellipsoid(HEAD, centre, (0.0425 * grown * 1.03, 0.066 * grown, 0.054 * grown), "hair")
@@ -474,26 +466,22 @@ def _add_arm(b: _Builder, body: Body, look: Look, side: int, sign: float) -> Non
     b.cone(wrist, (0, -0.047, 0.004), tip, 0.0085, 0.0070, "hand", depth=2.1, shape=SIDE | CAP_B)
     b.cone(wrist, (0, -0.015, 0.018), (-sign * 0.006, -0.047, 0.036), 0.0075, 0.006, "hand", shape=SIDE | CAP_B)
     if look.sleeve > 0:
-        loose = 1.02 * look.looseness
-        hem = loose if look.sleeve <= 1 else loose**0.5
-        end = (0.0, -upper * min(look.sleeve, 1.0), 0.0)
-        b.cone(
-            shoulder,
-            (0, 0.008, 0),
-            end,
-            0.0355 * m * loose**0.3,
-            0.028 * m * hem,
-            "sleeve",
-            shape=SIDE | CAP_A,
-        )
+        _add_sleeve(b, body, look, side)
+
+
+def _add_sleeve(b: _Builder, body: Body, look: Look, side: int) -> None:
+    m, loose = body.muscle, 1.02 * look.looseness
+    upper, fore = _UPPER_ARM * body.arm, _FOREARM * body.arm
+    hem = 0.028 * m * (loose if look.sleeve <= 1 else loose**0.5)
+    end = (0.0, -upper * min(look.sleeve, 1.0), 0.0)
+    b.cone(SHOULDERS[side], (0, 0.008, 0), end, 0.0355 * m * loose**0.3, hem, "sleeve", shape=_CUFFED)
     if look.sleeve > 1:
-        end = (0.0, -fore * (look.sleeve - 1), 0.0)
-        b.cone(elbow, (0, 0, 0), end, 0.0275 * m * loose**0.6, 0.021 * loose**0.5, "sleeve", shape=SIDE | CAP_A)
+        cuff, end = 0.021 * loose**0.5, (0.0, -fore * (look.sleeve - 1), 0.0)
+        b.cone(ELBOWS[side], (0, 0, 0), end, 0.0275 * m * loose**0.6, cuff, "sleeve", shape=_CUFFED)
 
 
 def _add_leg(b: _Builder, body: Body, look: Look, side: int) -> None:
-    w, m = body.girth, body.muscle
-    broad = w**0.8
+    m, broad = body.muscle, body.girth**0.8
     hip, knee, ankle = HIPS[side], KNEES[side], ANKLES[side]
     thigh, shank = _THIGH * body.leg, _SHANK * body.leg
     b.cone(hip, (0, 0, 0), (0, -thigh, 0), 0.050 * broad, 0.0325 * m, "thigh", depth=1.05)
@@ -501,61 +489,27 @@ def _add_leg(b: _Builder, body: Body, look: Look, side: int) -> None:
     b.cone(knee, (0, 0, 0), (0, -shank, 0), 0.031 * m, 0.0205, "shank", depth=1.04)
     b.ellipsoid(knee, (0, -shank * 0.30, -0.012), (0.030 * m, 0.062, 0.028 * m), "shank")
     b.ellipsoid(ankle, (0, -0.016, -0.018), (0.021, 0.023, 0.024), "foot")
-    b.cone(
-        ankle,
-        (0, -0.017, -0.004),
-        (0, -0.026, _SOLE_FRONT),
-        0.0205,
-        _TOE_RADIUS,
-        "foot",
-        width=1.22,
-        depth=1.05,
-    )
+    heel, toe = (0.0, -0.017, -0.004), (0.0, -0.026, _SOLE_FRONT)
+    b.cone(ankle, heel, toe, 0.0205, _TOE_RADIUS, "foot", width=1.22, depth=1.05)
     if look.trousers > 0:
-        loose = look.looseness
-        hem = loose ** (1.2 if look.trousers <= 1 else 0.6)
-        end = (0.0, -thigh * min(look.trousers, 1.0), 0.0)
-        top = 0.0535 * broad * loose**0.3
-        b.cone(hip, (0, 0.004, 0), end, top, 0.0365 * m * hem, "trousers", depth=1.05, shape=SIDE | CAP_A)
+        _add_trouser_leg(b, body, look, side)
     elif look.skirt > 0:  # keeps the top of the thigh from showing through the skirt
-        b.cone(
-            hip,
-            (0, 0.004, 0),
-            (0, -0.3 * thigh * look.skirt, 0),
-            0.052 * broad,
-            0.050 * broad,
-            "skirt",
-            depth=1.05,
-        )
+        end = (0.0, -0.3 * thigh * look.skirt, 0.0)
+        b.cone(hip, (0, 0.004, 0), end, 0.052 * broad, 0.050 * broad, "skirt", depth=1.05)
+
+
+def _add_trouser_leg(b: _Builder, body: Body, look: Look, side: int) -> None:
+    m, loose = body.muscle, look.looseness
+    thigh, shank = _THIGH * body.leg, _SHANK * body.leg
+    top, hem = 0.0535 * body.girth**0.8 * loose**0.3, 0.0365 * m * loose ** (1.2 if look.trousers <= 1 else 0.6)
+    end = (0.0, -thigh * min(look.trousers, 1.0), 0.0)
+    b.cone(HIPS[side], (0, 0.004, 0), end, top, hem, "trousers", depth=1.05, shape=_CUFFED)
     if look.trousers > 1:
-        end = (0.0, -shank * (look.trousers - 1), 0.0)
-        b.cone(
-            knee,
-            (0, 0, 0),
-            end,
-            0.0385 * m * loose**0.5,
-            0.027 * loose,
-            "trousers",
-            depth=1.12,
-            shape=SIDE | CAP_A,
-        )
+        top, hem, end = 0.0385 * m * loose**0.5, 0.027 * loose, (0.0, -shank * (look.trousers - 1), 0.0)
+        b.cone(KNEES[side], (0, 0, 0), end, top, hem, "trousers", depth=1.12, shape=_CUFFED)
 
 
 def _add_skirt(b: _Builder, body: Body, look: Look, thighs: Floats) -> None:
     x, y, z = (thighs * (_THIGH * body.leg * look.skirt * 0.75 / (np.linalg.norm(thighs) + 1e-9))).tolist()
-    b.cone(
-        PELVIS,
-        (0, 0.077, 0),
-        (x, y, z),
-        0.060 * body.girth,
-        0.085 + 0.04 * look.skirt,
-        "skirt",
-        width=1.22,
-        shape=SIDE,
-    )
-
-
-@lru_cache(maxsize=1)
-def default_landmarks() -> tuple[NDArray[np.int64], Floats]:
-    """Landmarks of an average adult with half-bent fingers: what tests and retargeting start from."""
-    return landmark_offsets(Body(False, 1700.0, 1.0, 1.0, 1.0, 1.0, 1.0), (0.5, 0.5))
+    waist, hem = 0.060 * body.girth, 0.085 + 0.04 * look.skirt
+    b.cone(PELVIS, (0, 0.077, 0), (x, y, z), waist, hem, "skirt", width=1.22, shape=SIDE)

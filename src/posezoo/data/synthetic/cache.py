@@ -27,7 +27,8 @@ from posezoo.data.synthetic.people import Mocap
 from posezoo.data.synthetic.pose import check_mocap
 from posezoo.data.synthetic.sample import render_sample
 from posezoo.data.synthetic.scene import PRESETS, Preset, check_request, find_preset
-from posezoo.data.synthetic.streams import GENERATOR_VERSION
+from posezoo.data.synthetic.streams import GENERATOR_VERSION, SyntheticDataError
+from posezoo.errors import PoseZooError
 
 _IMAGES, _LABELS = "images.npy", "labels.npz"
 _PER_PERSON = ("joints3d", "joints2d", "visibility", "boxes", "pose_class", "stature")
@@ -36,6 +37,14 @@ _CHUNK = 32
 _STALE = 6 * 3600.0  # s; a partial folder untouched for longer belongs to a build that died
 
 Labels = dict[str, NDArray[Any]]
+
+
+class MissingCacheError(PoseZooError, FileNotFoundError):
+    """There is no finished cache where one was expected."""
+
+
+class DiskFullError(PoseZooError, OSError):
+    """The cache would not fit."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +100,13 @@ def build_cache(
         The finished cache, for `open_cache`.
 
     Raises:
-        ValueError: Unknown split or preset, unusable size, length or mocap.
-        OSError: `root` cannot be written to or is full.
+        SyntheticDataError: Unknown split or preset, unusable size, length or mocap.
+        DiskFullError: `root` has too little room; nothing has been rendered then.
+        OSError: `root` cannot be written to.
     """
     check_request(split, size)
     if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}.")
+        raise SyntheticDataError(f"length must be at least 1, got {length}.")
     if mocap is not None:
         check_mocap(mocap)
     name = cache_name(split=split, length=length, size=size, preset=preset, seed=seed, mocap=mocap)
@@ -124,11 +134,11 @@ def open_cache(path: Path | str) -> tuple[np.memmap[Any, np.dtype[np.uint8]], La
         on).
 
     Raises:
-        FileNotFoundError: No finished cache at `path`.
+        MissingCacheError: No finished cache at `path`.
     """
     folder = Path(path)
     if not _is_complete(folder):
-        raise FileNotFoundError(f"No finished cache at {folder}. Make one with build_cache(root, ...).")
+        raise MissingCacheError(f"No finished cache at {folder}. Make one with build_cache(root, ...).")
     images = np.load(folder / _IMAGES, mmap_mode="r")
     with np.load(folder / _LABELS) as data:
         return images, {key: data[key] for key in data.files}
@@ -152,7 +162,7 @@ def _remove_stale(final: Path) -> None:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed * 1.02:
-        raise OSError(
+        raise DiskFullError(
             f"The cache needs {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free. "
             "Choose another folder, fewer samples or a smaller size."
         )

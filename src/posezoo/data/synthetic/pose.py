@@ -30,7 +30,7 @@ from posezoo.data.synthetic.body import (
     bone_offsets,
 )
 from posezoo.data.synthetic.raster import Floats
-from posezoo.data.synthetic.streams import Stream
+from posezoo.data.synthetic.streams import Stream, SyntheticDataError
 
 
 @dataclass
@@ -165,7 +165,8 @@ _ARM_CLASSES: dict[str, tuple[float, tuple[Range, Range, Range, Range, Range, Ra
 }
 _ARM_NAMES = tuple(_ARM_CLASSES)
 _ARM_WEIGHTS = tuple(weight for weight, _ in _ARM_CLASSES.values())
-_CLEAR_ARM = Arm(elevation=72, plane=75, elbow=15)  # touches nothing in any pose: the last resort
+# The last resorts: to the side, forwards (lying on a side), a little backwards (prone).
+_CLEAR_ARMS = (Arm(72, 75, elbow=15), Arm(80, 0, elbow=15), Arm(90, 105, elbow=0))
 
 Arms = tuple[Arm, Arm]
 ArmSampler = Callable[[Stream], Arms]
@@ -196,6 +197,7 @@ class _Draft:
 
     legs: tuple[Leg, Leg]
     trunk: Bend
+    neck: Bend
     pitch: float
     roll: float
     lift: float = 0.0
@@ -207,7 +209,8 @@ def _standing_draft(s: Stream) -> _Draft:
         Leg(s.normal(2, 4), s.normal(6, 5), s.normal(0, 6), abs(s.normal(6, 6)), s.uniform(0, 12)) for _ in range(2)
     )
     trunk = Bend(s.normal(4, 5), s.normal(0, 8), s.normal(0, 5))
-    return _Draft((legs[0], legs[1]), trunk, s.normal(0, 3), s.normal(0, 3))
+    neck = Bend(s.normal(5, 13), s.normal(0, 24), s.normal(0, 8))
+    return _Draft((legs[0], legs[1]), trunk, neck, s.normal(0, 3), s.normal(0, 3))
 
 
 def _stand(s: Stream, d: _Draft) -> None:
@@ -347,17 +350,38 @@ def _bend(s: Stream, d: _Draft) -> None:
 
 
 def _lie(s: Stream, d: _Draft) -> None:
-    prone = s.chance(0.35)
-    d.pitch = (90 if prone else -90) + s.normal(0, 5)
-    if s.chance(0.35):  # on a side
-        d.roll = s.choice((-80.0, 80.0)) + s.normal(0, 6)
+    """On the back, the front or a side; what would push the floor stays level."""
+    prone, side = s.chance(0.35), s.chance(0.35)
+    d.pitch = (90 if prone else -90) + s.normal(0, 4)
+    d.roll = s.choice((-84.0, 84.0)) + s.normal(0, 5) if side else 0.0
     for leg in d.legs:
         rise = s.uniform(0, 60) * s.unit()
-        leg.flexion, leg.abduction, leg.ankle = rise, s.uniform(0, 25), s.uniform(10, 40)
+        leg.flexion, leg.abduction, leg.ankle = rise, s.uniform(0, 5 if side else 25), s.uniform(10, 40)
         leg.knee = rise * s.uniform(1.0, 1.9)
-        if prone and abs(d.roll) < 45:
-            leg.flexion, leg.knee = s.uniform(-5, 4), s.uniform(0, 90) * s.unit()
-    d.trunk = Bend(s.normal(2, 6), s.normal(0, 8), s.normal(0, 6))
+        if prone and not side:
+            leg.flexion, leg.knee, leg.ankle = s.uniform(-5, 2), s.uniform(0, 90) * s.unit(), s.uniform(30, 48)
+    d.trunk = Bend(s.uniform(0, 10), s.normal(0, 6), s.normal(0, 5))
+    d.neck.flexion = s.uniform(0, 22)
+    if side:
+        d.arms = _forward_arms
+    elif prone:
+        d.trunk.flexion, d.neck.flexion, d.arms = s.uniform(-10, 0), s.uniform(-22, -2), _spread_arms
+
+
+def _forward_arms(s: Stream) -> Arms:
+    left, right = (
+        Arm(s.uniform(35, 130), s.uniform(-8, 12), s.uniform(-10, 10), s.uniform(0, 90), s.uniform(-40, 40), 0)
+        for _ in range(2)
+    )
+    return left, right
+
+
+def _spread_arms(s: Stream) -> Arms:
+    left, right = (
+        Arm(s.uniform(8, 165), s.uniform(92, 112), s.uniform(-10, 10), s.uniform(0, 22), s.uniform(-40, 40), 0)
+        for _ in range(2)
+    )
+    return left, right
 
 
 def _reach(s: Stream, d: _Draft) -> None:
@@ -406,13 +430,13 @@ def draw_pose(
     name = POSE_CLASSES[stream.weighted(class_weights)]
     draft = _standing_draft(stream)
     _CLASSES[name][1](stream, draft)
-    neck = Bend(stream.normal(5, 13), stream.normal(0, 24), stream.normal(0, 8))
     mirror = stream.chance(0.5)
     offsets = bone_offsets(body)
-    for attempt in range(_ARM_TRIES + 1):
-        arms = draft.arms(stream) if attempt < _ARM_TRIES else (_CLEAR_ARM, _CLEAR_ARM)
+    for attempt in range(_ARM_TRIES + len(_CLEAR_ARMS)):
+        clear = _CLEAR_ARMS[max(attempt - _ARM_TRIES, 0)]
+        arms = draft.arms(stream) if attempt < _ARM_TRIES else (clear, clear)
         pose = Pose(
-            name, draft.pitch, draft.roll, draft.trunk, neck, arms, draft.legs, draft.lift, name == "sit"
+            name, draft.pitch, draft.roll, draft.trunk, draft.neck, arms, draft.legs, draft.lift, name == "sit"
         ).clamped()
         if mirror:
             pose = pose.mirrored()
@@ -474,9 +498,6 @@ def kinematics(local: Floats, offsets: Floats) -> tuple[Floats, Floats]:
     return rotations, positions
 
 
-_ARM_POINTS = 8  # elbows, wrists, hands, middles of the forearms
-
-
 def arms_are_clear(rotations: Floats, positions: Floats, body: Body) -> bool:
     """Whether forearms and hands are outside trunk, skull and legs, and not what the body would rest on."""
     size = body.stature
@@ -495,7 +516,7 @@ def arms_are_clear(rotations: Floats, positions: Floats, body: Body) -> bool:
     if (_point_segment_distances(points[2:], starts, ends) < reach).any():
         return False
     legs_low = positions[[*ANKLES], 1].min() - 0.045 * size
-    trunk_low = positions[[PELVIS, *KNEES, CHEST], 1].min() - 0.03 * size
+    trunk_low = positions[[PELVIS, *HIPS, *KNEES, *SHOULDERS], 1].min() - 0.03 * size
     return bool(points[:, 1].min() > min(legs_low, trunk_low) + 0.005 * size)
 
 
@@ -525,10 +546,10 @@ def check_mocap(mocap: NDArray[np.floating]) -> None:
     """Refuse an array that is neither H36M-17 positions nor SMPL axis-angles.
 
     Raises:
-        ValueError: With the accepted shapes.
+        SyntheticDataError: With the accepted shapes.
     """
     if mocap.ndim != 3 or mocap.shape[1:] not in ((17, 3), (24, 3)) or len(mocap) == 0:
-        raise ValueError(
+        raise SyntheticDataError(
             "mocap must be [N,17,3] (root-centred positions in mm, H36M-17 order, z up) or "
             f"[N,24,3] (SMPL axis-angles, z up), got {list(mocap.shape)}. Reshape or convert it first."
         )

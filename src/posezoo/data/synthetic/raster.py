@@ -324,57 +324,49 @@ def draw_quad(
         return
     inverse = np.asarray(np.linalg.inv(intrinsics), np.float64)
     u, v = np.arange(left, right), np.arange(top, bottom)
-    inverse_depth = _linear_grid(normal @ inverse / distance, u, v)
+    a, b, c = normal @ inverse / distance
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.divide(1, inverse_depth, dtype=np.float32)
+        z = np.float32(1) / ((a * u + c).astype(np.float32) + (b * v).astype(np.float32)[:, None])
     window = depth[top:bottom, left:right]
-    nearer = _inside_convex(pixels, u, v)
-    nearer &= inverse_depth > 0
-    nearer &= z < window
-    np.copyto(window, z, where=nearer)
-    np.copyto(ids[top:bottom, left:right], prop_id, where=nearer)
-    texture = _texture_at(surface, corners, inverse, u, v, z, nearer)
-    shade = np.float32(1) + np.float32(surface.amplitude) * texture
-    colour = (surface.colour * 255).astype(np.float32)
-    image[top:bottom, left:right][nearer] = np.clip(shade[:, None] * colour, 0, 255)
+    hit = _inside_convex(pixels, u, v)
+    hit &= (z > 0) & (z < window)
+    np.copyto(window, z, where=hit)
+    np.copyto(ids[top:bottom, left:right], prop_id, where=hit)
+    rows, columns = np.nonzero(hit)
+    points = np.stack([columns + left, rows + top, np.ones_like(rows)]) * z[rows, columns]
+    shade = 1 + surface.amplitude * _texture_at(surface, corners, inverse @ points)
+    image[rows + top, columns + left] = np.clip(shade[:, None] * (surface.colour * 255), 0, 255)
 
 
 def _inside_convex(outline: Floats, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[v,u] which pixel centres a convex outline [k,2] holds; exact, so that faces meet without teeth."""
+    """[v,u] which pixel centres a convex outline [k,2] holds; exact, so that faces meet without teeth.
+
+    Each row of a convex shape is one run: its ends are where the row crosses the edges.
+    """
     following = np.roll(outline, -1, 0)
-    edge = following - outline
     area = float((outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]).sum())
-    inside = np.ones((len(v), len(u)), bool)
-    for (x, y), (dx, dy) in zip(outline - (u[0], v[0]), edge * np.sign(area), strict=True):
-        form = np.array([-dy, dx, dy * x - dx * y])
-        inside &= _linear_grid(form, u - u[0], v - v[0]) >= 0
+    dx, dy = ((following - outline) * np.sign(area)).T[:, :, None]
+    x, y = outline.T[:, :, None]
+    rest = dx * (v - y)  # inside where rest - dy (u - x) >= 0, for every edge
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = x + rest / dy
+    start = np.where(dy < 0, crossing, -np.inf).max(0)
+    end = np.where(dy > 0, crossing, np.inf).min(0)
+    outside = ((dy == 0) & (rest < 0)).any(0)
+    end[outside] = -np.inf
+    inside: NDArray[np.bool_] = (u >= start[:, None]) & (u <= end[:, None])
     return inside
 
 
-def _texture_at(
-    surface: Surface,
-    corners: Floats,
-    inverse: Floats,
-    u: NDArray[np.int64],
-    v: NDArray[np.int64],
-    z: Depth,
-    where: NDArray[np.bool_],
-) -> NDArray[np.float32]:
-    """Texture values of the hit pixels in the plane's own coordinates: it sticks to the face."""
+def _texture_at(surface: Surface, corners: Floats, points: Floats) -> NDArray[np.float32]:
+    """Texture values at points [3,n] of a face in the face's own coordinates: the pattern sticks to it."""
     size = len(surface.texture)
     texels = []
     for edge in (corners[1] - corners[0], corners[3] - corners[0]):
         direction = edge / (np.linalg.norm(edge) * surface.texel)
-        along = _linear_grid(direction @ inverse, u, v)[where] * z[where] - np.float32(direction @ corners[0])
-        texels.append(along.astype(np.int32) % size)
-    return surface.texture[texels[1], texels[0]]
-
-
-def _linear_grid(form: Floats, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.float32]:
-    across = (form[0] * u + form[2]).astype(np.float32)
-    down = (form[1] * v).astype(np.float32)
-    grid: NDArray[np.float32] = across[None] + down[:, None]
-    return grid
+        texels.append((direction @ points - direction @ corners[0]).astype(np.int64) % size)
+    values: NDArray[np.float32] = surface.texture[texels[1], texels[0]]
+    return values
 
 
 def cross(a: Floats, b: Floats) -> Floats:

@@ -221,7 +221,7 @@ def render_sample(
         return_parts: Fill `part_id` and `person_id`.
 
     Raises:
-        ValueError: Unknown split or preset, unusable size, index, seed or mocap.
+        SyntheticDataError: Unknown split or preset, unusable size, index, seed or mocap.
     """
     check_request(split, size)
     chosen = find_preset(preset)

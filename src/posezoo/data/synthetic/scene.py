@@ -42,7 +42,7 @@ from posezoo.data.synthetic.shade import (
     texture_count,
     textures,
 )
-from posezoo.data.synthetic.streams import SampleStreams, Stream
+from posezoo.data.synthetic.streams import SampleStreams, Stream, SyntheticDataError
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
 _MIN_SIZE, _MAX_SIZE = 16, 2048
@@ -92,15 +92,15 @@ class Preset:
 
     def __post_init__(self) -> None:
         if len(self.class_weights) != len(CLASS_WEIGHTS):
-            raise ValueError(
+            raise SyntheticDataError(
                 f"Preset.class_weights needs {len(CLASS_WEIGHTS)} numbers, one per pose class "
                 f"except mocap, got {len(self.class_weights)}."
             )
         shares = (self.truncation, self.foreground, self.overlay, self.min_seen)
         if not all(0 <= share <= 1 for share in (*shares, *self.truncated_share)):
-            raise ValueError("Probabilities and shares of a Preset must lie between 0 and 1.")
+            raise SyntheticDataError("Probabilities and shares of a Preset must lie between 0 and 1.")
         if min(self.fill) <= 0 or min(self.distance) < _NEAREST:
-            raise ValueError(f"Preset.fill must be above 0 and Preset.distance at least {_NEAREST:.0f} mm.")
+            raise SyntheticDataError(f"Preset.fill must be above 0 and Preset.distance at least {_NEAREST:.0f} mm.")
 
 
 _BUSY_WALL, _BUSY_ROOM = (0, 2, 4, 8, 14), (0, 0, 1, 1, 2, 3)
@@ -130,12 +130,12 @@ def find_preset(preset: str | Preset) -> Preset:
     """The preset of a name; a Preset is passed through.
 
     Raises:
-        ValueError: Unknown name.
+        SyntheticDataError: Unknown name.
     """
     if isinstance(preset, Preset):
         return preset
     if preset not in PRESETS:
-        raise ValueError(f"Unknown preset '{preset}'. Choose one of {', '.join(PRESETS)}, or pass a Preset.")
+        raise SyntheticDataError(f"Unknown preset '{preset}'. Choose one of {', '.join(PRESETS)}, or pass a Preset.")
     return PRESETS[preset]
 
 
@@ -143,12 +143,12 @@ def check_request(split: str, size: int) -> None:
     """Refuse an unknown split or a size that cannot be rendered.
 
     Raises:
-        ValueError: With the accepted values.
+        SyntheticDataError: With the accepted values.
     """
     if split not in SPLITS:
-        raise ValueError(f"Unknown split '{split}'. Choose one of {', '.join(SPLITS)}.")
+        raise SyntheticDataError(f"Unknown split '{split}'. Choose one of {', '.join(SPLITS)}.")
     if not _MIN_SIZE <= size <= _MAX_SIZE:
-        raise ValueError(f"size must be between {_MIN_SIZE} and {_MAX_SIZE} px, got {size}.")
+        raise SyntheticDataError(f"size must be between {_MIN_SIZE} and {_MAX_SIZE} px, got {size}.")
 
 
 # ------------------------------------------------------------------------------------------------ camera
@@ -505,10 +505,10 @@ def compose(
     """Draw what a sample shows; the arguments are those of `render_sample`.
 
     Raises:
-        ValueError: Negative index or seeds, unusable mocap.
+        SyntheticDataError: Negative index or seeds, unusable mocap.
     """
     if min(index, seed, scene_seed or 0) < 0:
-        raise ValueError("index, seed and scene_seed must be 0 or more.")
+        raise SyntheticDataError("index, seed and scene_seed must be 0 or more.")
     if mocap is not None:
         check_mocap(mocap)
     streams = SampleStreams((seed, SPLITS[split], index), scene_seed)

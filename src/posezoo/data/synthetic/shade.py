@@ -17,6 +17,8 @@ from posezoo.data.synthetic.body import Material, draw_colour
 from posezoo.data.synthetic.raster import FIRST_PROP, Depth, Floats, Ids, Pixels, Solids
 from posezoo.data.synthetic.streams import Stream
 
+Triple = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
 TEXTURE_SIDE = 256
 _TEXTURE_SEED, _GRAIN_SEED = 12345, 99
 _GRAIN_SIDE = 1024
@@ -30,10 +32,16 @@ EYES, MOUTH = 1, 2  # what is painted on a solid: the skull carries the eyes, th
 
 @dataclass(frozen=True)
 class Textures:
-    """The shared pool: `values` [n,T,T] float32 about -1..1; `bytes_at[k]` uint8, sides T / 2^k."""
+    """The shared pool of n textures.
+
+    Attributes:
+        values: [n,T,T] float32 about -1..1.
+        tiles_at: Level k of the pyramid, uint8 [n,2T/2^k,2T/2^k]: twice each way, because warps read slowly
+            across a border.
+    """
 
     values: NDArray[np.float32]
-    bytes_at: tuple[Pixels, ...]
+    tiles_at: tuple[Pixels, ...]
 
 
 def texture_count() -> int:
@@ -54,7 +62,7 @@ def textures() -> Textures:
     while levels[-1].shape[1] > 16:
         half = levels[-1].shape[1] // 2
         levels.append(np.stack([cv2.resize(t, (half, half), interpolation=cv2.INTER_AREA) for t in levels[-1]]))
-    return Textures(values, tuple(levels))
+    return Textures(values, tuple(np.tile(level, (1, 2, 2)) for level in levels))
 
 
 def _noise(rng: np.random.Generator, side: int, beta: float) -> NDArray[np.float32]:
@@ -190,19 +198,26 @@ def shade_people(
     albedo, bump = _albedo(table, owner, local, light)
     _paint_faces(albedo, solids, features, owner, local)
     occlusion = _ambient_occlusion(depth, where, float(solids.centre[:, 2].max()) + 500)
-    sun, up = rotation @ light.direction, rotation[:, 1]
-    n_sun = normal[0] * _f(sun[0]) + normal[1] * _f(sun[1]) + normal[2] * _f(sun[2]) + bump
-    n_up = normal[0] * _f(up[0]) + normal[1] * _f(up[1]) + normal[2] * _f(up[2]) + bump
-    key = np.maximum(0, (n_sun + _f(light.wrap)) / _f(1 + light.wrap)) * (_f(0.5) + _f(0.5) * occlusion)
-    sky = (_f(0.5) + _f(0.5) * n_up) * occlusion
-    below = (_f(1) - sky) * occlusion
-    gloss = _highlight(normal, sun) * table.specular.take(owner) * _f(light.sun.mean())
+    key, sky, below = _received_light(normal, bump, occlusion, rotation, light)
+    gloss = _highlight(normal, rotation @ light.direction) * table.specular.take(owner) * _f(light.sun.mean())
     out = np.empty((len(where), 3), np.float32)
     for channel in range(3):
         lit = key * _f(light.sun[channel]) + sky * _f(light.sky[channel]) + below * _f(light.ground[channel])
         out[:, channel] = (table.colour[channel].take(owner) * albedo * lit + gloss) * _f(255)
     np.clip(out, 0, 255, out)
     image.reshape(-1, 3)[where] = out.astype(np.uint8)
+
+
+def _received_light(
+    normal: Triple, bump: NDArray[np.float32], occlusion: NDArray[np.float32], rotation: Floats, light: Light
+) -> Triple:
+    """Shares of the sun's, the sky's and the ground's light that arrive at each pixel."""
+    sun, up = rotation @ light.direction, rotation[:, 1]
+    n_sun = normal[0] * _f(sun[0]) + normal[1] * _f(sun[1]) + normal[2] * _f(sun[2]) + bump
+    n_up = normal[0] * _f(up[0]) + normal[1] * _f(up[1]) + normal[2] * _f(up[2]) + bump
+    key = np.maximum(0, (n_sun + _f(light.wrap)) / _f(1 + light.wrap)) * (_f(0.5) + _f(0.5) * occlusion)
+    sky = (_f(0.5) + _f(0.5) * n_up) * occlusion
+    return key, sky, (_f(1) - sky) * occlusion
 
 
 def _f(value: float) -> np.float32:
@@ -241,9 +256,6 @@ def _surface_table(solids: Solids, materials: list[Material], intrinsics: Floats
         looks[4],
         looks[5],
     )
-
-
-Triple = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 
 def _local_points(
@@ -444,21 +456,17 @@ def _blurred(image: Pixels, sigma: float) -> Pixels:
 def _field(backdrop: Backdrop, channel: int, window: Window) -> Pixels:
     """A wall texture stretched over the frame; coarser levels are used where it would alias."""
     step = TEXTURE_SIDE * backdrop.scales[channel] / window.size  # texels per pixel
-    level = min(max(math.ceil(math.log2(step)), 0), len(textures().bytes_at) - 1)
-    texture = textures().bytes_at[level][backdrop.numbers[channel]]
+    level = min(max(math.ceil(math.log2(step)), 0), len(textures().tiles_at) - 1)
+    tile = textures().tiles_at[level][backdrop.numbers[channel]]
     step /= 2**level
+    side = TEXTURE_SIDE / 2**level
     x, y = (
-        offset / 2**level - step * (shift - 0.5)
+        (offset / 2**level - step * (shift - 0.5)) % side
         for offset, shift in zip(backdrop.offsets[channel], window.shift, strict=True)
     )
-    return warp_tiled(texture, np.array([[step, 0, x], [0, step, y]]), window.size)
-
-
-def warp_tiled(texture: Pixels, to_texel: Floats, size: int) -> Pixels:
-    """A repeating texture seen through an affine map from pixels to texels."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(texture, to_texel, (size, size), flags=flags, borderMode=cv2.BORDER_WRAP)
-    return np.asarray(warped, np.uint8)
+    to_texel = np.array([[step, 0, x], [0, step, y]])
+    flags, frame = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (window.size, window.size)
+    return np.asarray(cv2.warpAffine(tile, to_texel, frame, flags=flags, borderMode=cv2.BORDER_WRAP), np.uint8)
 
 
 def _paint_shape(image: Pixels, shape: Shape, window: Window) -> None:
@@ -493,6 +501,43 @@ _SHADOW_TEXEL, _SHADOW_SIDE = 30.0, 256
 _MEAN_FLOOR = 150.0  # the grey level at which the floor has exactly its colour
 
 
+@dataclass(frozen=True)
+class _View:
+    """A camera that looks at the ground: world -> camera in mm, and the (width, height) of its picture."""
+
+    intrinsics: Floats
+    rotation: Floats
+    translation: Floats
+    shape: tuple[int, int]
+
+    @property
+    def eye_height(self) -> float:
+        return float(-(self.rotation.T @ self.translation)[1])
+
+    def slope(self) -> NDArray[np.float32]:
+        """[height,width] height gained per mm of depth along each pixel's ray; below the horizon negative."""
+        up = np.linalg.inv(self.intrinsics).T @ self.rotation[:, 1]
+        width, height = self.shape
+        across = (up[0] * np.arange(width) + up[2]).astype(np.float32)
+        down = (up[1] * np.arange(height)).astype(np.float32)
+        slope: NDArray[np.float32] = across[None] + down[:, None]
+        return slope
+
+    def cropped(self, top: int, bottom: int) -> "_View":
+        """The same camera, seeing rows top..bottom-1 only."""
+        down = np.array([[1, 0, 0], [0, 1, -top], [0, 0, 1.0]])
+        return _View(down @ self.intrinsics, self.rotation, self.translation, (self.shape[0], bottom - top))
+
+    def warp(self, texture: Pixels, texel: float, corner: tuple[float, float], border: int) -> Pixels:
+        """A texture lying on the ground, the outer corner of its first texel at `corner` (x, z)."""
+        start_x, start_z = corner[0] + texel / 2, corner[1] + texel / 2
+        to_world = np.array([[texel, 0, start_x], [0, 0, 0], [0, texel, start_z]])
+        homography = self.intrinsics @ (self.rotation @ to_world + np.outer(self.translation, (0, 0, 1)))
+        flags = cv2.INTER_LINEAR
+        warped = cv2.warpPerspective(texture, homography, self.shape, flags=flags, borderMode=border, borderValue=255)
+        return np.asarray(warped, np.uint8)
+
+
 def paint_floor(
     image: Pixels,
     floor: Floor,
@@ -513,32 +558,37 @@ def paint_floor(
         rotation: [3,3] world -> camera.
         translation: [3] mm.
     """
-    size = image.shape[0]
-    up = np.linalg.inv(intrinsics).T @ rotation[:, 1]  # height lost per mm of depth along each pixel's ray
-    eye_height = float(-(rotation.T @ translation)[1])
+    view = _View(intrinsics, rotation, translation, image.shape[1::-1])
     subject_depth = float((rotation @ centre + translation)[2])
-    slope = (up[0] * np.arange(size) + up[2]).astype(np.float32)[None]
-    slope = slope + (up[1] * np.arange(size)).astype(np.float32)[:, None]
-    ground = slope < -eye_height / (subject_depth + floor.end)
+    slope = view.slope()
+    ground = slope < -view.eye_height / (subject_depth + floor.end)
     rows = np.flatnonzero(ground.any(1))
     if len(rows) == 0:
         return
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    below = np.array([[1, 0, 0], [0, 1, -top], [0, 0, 1.0]]) @ intrinsics
-    shape = (size, bottom - top)
-    level = _floor_level(floor, intrinsics[0, 0], subject_depth, eye_height)
-    texture = cv2.LUT(textures().bytes_at[level][floor.number], _contrast(floor.amplitude))
-    texel = floor.texel * 2**level
-    grain = _warp_ground(texture, texel, np.zeros(3), below, rotation, translation, shape, cv2.BORDER_WRAP)
-    # No mip-maps in a warp: fade the pattern out where a texel covers less than a pixel.
-    fade = np.clip(slope[top:bottom] * _f(-math.sqrt(intrinsics[0, 0] * texel / max(eye_height, 200.0))), 0, 1)
-    grain = cv2.add(cv2.multiply(grain, fade, dtype=cv2.CV_32F), (_f(1) - fade) * _f(texture.mean()))
-    corner = centre - _SHADOW_TEXEL * _SHADOW_SIDE / 2
-    light = _warp_ground(shadow, _SHADOW_TEXEL, corner, below, rotation, translation, shape, cv2.BORDER_CONSTANT)
+    view = view.cropped(top, bottom)
+    grain = _floor_grain(floor, view, slope[top:bottom], subject_depth)
+    corner_x, _, corner_z = (centre - _SHADOW_TEXEL * _SHADOW_SIDE / 2).tolist()
+    light = view.warp(shadow, _SHADOW_TEXEL, (corner_x, corner_z), cv2.BORDER_CONSTANT)
     grey = cv2.multiply(grain, light, scale=1 / 255, dtype=cv2.CV_8U)
     palette = np.clip(np.arange(256)[:, None] / _MEAN_FLOOR * floor.colour * 255, 0, 255).astype(np.uint8)
     coloured = cv2.LUT(cv2.merge([grey, grey, grey]), palette[None])
     cv2.copyTo(coloured, ground[top:bottom].view(np.uint8), image[top:bottom])
+
+
+def _floor_grain(floor: Floor, view: _View, slope: NDArray[np.float32], subject_depth: float) -> NDArray[np.float32]:
+    """The floor's pattern as the camera sees it, about `_MEAN_FLOOR`; it fades out where it would alias."""
+    focal = float(view.intrinsics[0, 0])
+    level = _floor_level(floor, focal, subject_depth, view.eye_height)
+    tile, texel = textures().tiles_at[level][floor.number], floor.texel * 2**level
+    corner_x, corner_z = (-(offset + TEXTURE_SIDE / 2) * floor.texel for offset in floor.offset)
+    seen = view.warp(tile, texel, (corner_x, corner_z), cv2.BORDER_WRAP)
+    contrast = _contrast(floor.amplitude)
+    mean = _f(contrast[round(float(tile[::2, ::2].mean()))])
+    # No mip-maps in a warp: a texel that covers less than a pixel counts for less.
+    fade = np.clip(slope * _f(-math.sqrt(focal * texel / max(view.eye_height, 200.0))), 0, 1)
+    grain: NDArray[np.float32] = (cv2.LUT(seen, contrast) - mean) * fade + mean
+    return grain
 
 
 def _contrast(amplitude: float) -> Pixels:
@@ -552,24 +602,6 @@ def _floor_level(floor: Floor, focal: float, depth: float, eye_height: float) ->
     grazing = max(min(eye_height / depth, 1.0), 0.15)
     level = math.log2(max(pixel / math.sqrt(grazing) / floor.texel, 1e-3))
     return min(max(round(level), 0), 3)
-
-
-def _warp_ground(
-    texture: Pixels,
-    texel: float,
-    corner: Floats,
-    intrinsics: Floats,
-    rotation: Floats,
-    translation: Floats,
-    shape: tuple[int, int],
-    border: int,
-) -> Pixels:
-    """A texture lying on the ground, its corner texel's outer corner at `corner`, seen by the camera."""
-    start_x, start_z = corner[0] + texel / 2, corner[2] + texel / 2
-    to_world = np.array([[texel, 0, start_x], [0, 0, 0], [0, texel, start_z]])
-    homography = intrinsics @ (rotation @ to_world + np.outer(translation, (0, 0, 1)))
-    warped = cv2.warpPerspective(texture, homography, shape, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=255)
-    return np.asarray(warped, np.uint8)
 
 
 @dataclass(frozen=True)

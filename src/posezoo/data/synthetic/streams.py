@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from posezoo.errors import PoseZooError
+
 # Adding, removing or reordering any draw changes the benchmark: raise this number then.
 GENERATOR_VERSION = 1
 
@@ -32,6 +34,10 @@ _BLOCK = 128
 _IRWIN_HALL = 3**0.5  # standardises the sum of four uniforms (variance 4/12)
 
 T = TypeVar("T")
+
+
+class SyntheticDataError(PoseZooError, ValueError):
+    """A sample or a cache that cannot be made as asked."""
 
 
 class Stream:

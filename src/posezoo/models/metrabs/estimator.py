@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool
@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from posezoo.data.crop import BoxKind, CropKind
+from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.lifting import Perspective, inside_window, reconstruct_absolute
 from posezoo.models.backbones import Backbone, batch_norms
 from posezoo.models.base import NOT_SAVED, PoseEstimator
@@ -33,7 +34,7 @@ class MeTRAbs(PoseEstimator):
             pre-activation ResNet-50.
         skeleton: Skeleton that is predicted.
         image_size: Side of the crop, px.
-        stride: Pixels per heatmap cell in training: 32, or 8 or 16 for small crops.
+        stride: px per heatmap cell in training: 32, or 8 or 16 for small crops.
         stride_test: The same in evaluation (the paper's Human3.6M numbers use 4); None: as in training.
         centered_stride: Centre the cells in the crop.
         depth_bins: Cells of the metric volume along depth.
@@ -83,26 +84,35 @@ class MeTRAbs(PoseEstimator):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(skeleton, image_size, crop, box, optimizer, lr_scheduler)
+        if profile not in PROFILES:
+            raise PoseZooError(f"Unknown profile '{profile}': {did_you_mean(profile, PROFILES)}")
+        if perspective not in get_args(Perspective):
+            raise PoseZooError(
+                f"Unknown perspective '{perspective}': {did_you_mean(perspective, get_args(Perspective))}"
+            )
         self.save_hyperparameters(ignore=list(NOT_SAVED))
         body = Backbone(backbone, stride, stride_test, centered_stride, backbone_weights, bn_momentum)
         self.network = MeTRAbsNetwork(body, len(self.skeleton), image_size, depth_bins, box_mm)
-        self.profile, self.loss_profile = profile, PROFILES[profile](absolute_start, absolute_weight)
+        self.loss_profile = PROFILES[profile](absolute_start, absolute_weight)
         self.perspective, self.weak_steps, self.ridge = perspective, weak_steps, ridge
         self.learning_rate = learning_rate or BASE_LR[profile]
         self.freeze_bn_steps = freeze_bn_steps
         self.stride, self.mm_per_px = stride, box_mm / image_size
+        # The border's width always follows the training stride, and it lies around what the cells look at.
+        border = self.loss_profile.border_strides * stride
+        shift = body.offset - stride / 2
+        self.window = (border + shift, image_size - border + shift)
         # Travels with the weights: a trained network keeps its final reconstruction wherever it is loaded.
         self.register_buffer("steps_trained", torch.zeros((), dtype=torch.int64))
-        self._steps = 0
+        self._steps = 0  # its copy on the CPU: reading the buffer would wait for the GPU
+        self.register_load_state_dict_post_hook(_recall_steps)
 
     steps_trained: Tensor
 
     def estimate(self, batch: Batch) -> Prediction:
         """Heads, then absolute joints in the crop-camera frame, mm."""
         heads = self._heads(batch)
-        border = self.loss_profile.border_strides * self.stride
-        shift = 0.0 if self.network.backbone.centered else -self.stride / 2
-        inside = inside_window(heads.coords2d.detach() - shift, border, self.image_size - border)
+        inside = inside_window(heads.coords2d.detach(), *self.window)
         joints3d = self._reconstruct(heads, batch["intrinsics"], inside)
         relative = heads.coords3d if self.loss_profile.relative_from_head else joints3d
         aux = {"coords2d": heads.coords2d, "coords3d": heads.coords3d} if self.training else {}
@@ -116,7 +126,7 @@ class MeTRAbs(PoseEstimator):
         )
 
     def _heads(self, batch: Batch) -> Heads:
-        """Decoded heads; the paper's profile runs 2D-only samples separately, each part with its own batch statistics."""
+        """Decoded heads; the paper's profile runs 2D-only samples separately, with batch statistics of their own."""
         _, only_2d = split_by_label(batch)
         separate = self.training and self.loss_profile.separate_forward
         if not separate or not only_2d.any() or only_2d.all():
@@ -139,7 +149,7 @@ class MeTRAbs(PoseEstimator):
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """The terms of the chosen profile (see `losses.py`)."""
-        context = LossContext(self._steps, self.root, self.image_size, self.mm_per_px, self.stride)
+        context = LossContext(self._steps, self.root, self.image_size, self.mm_per_px, self.stride, self.window)
         return self.loss_profile.terms(prediction, batch, context)
 
     def loss_weights(self) -> dict[str, float]:
@@ -154,18 +164,8 @@ class MeTRAbs(PoseEstimator):
             for layer in batch_norms(self):
                 layer.eval()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the perspective that the checkpoint's step calls for."""
-        self._steps = int(checkpoint["state_dict"]["steps_trained"])
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As torch's, remembering how far the weights were trained."""
-        result = super().load_state_dict(state_dict, strict, assign)
-        self._steps = int(self.steps_trained)
-        return result
-
     def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler]:
-        """AdamW with decay 3e-3 / (lr sqrt(T)) and the two-phase schedule (dossier 4.1).
+        """AdamW with decay 3e-3 / (lr sqrt(T)) and the two-phase schedule (section 8 of the model card).
 
         The original decays weights by 3e-3 (lr / lr0) / sqrt(T) per step, not multiplied by the learning rate;
         dividing by lr0 gives the same in PyTorch's AdamW, which multiplies.
@@ -173,6 +173,11 @@ class MeTRAbs(PoseEstimator):
         decay = _DECAY / (self.learning_rate * math.sqrt(total_steps))
         optimizer = AdamW(self.parameters(), lr=self.learning_rate, eps=1e-8, weight_decay=decay)
         return optimizer, LambdaLR(optimizer, two_phase_decay(total_steps))
+
+
+def _recall_steps(estimator: MeTRAbs, incompatible: Any) -> None:
+    """After loading weights, also as part of a larger module: go on with the perspective that their step calls for."""
+    estimator._steps = int(estimator.steps_trained)
 
 
 def two_phase_decay(total_steps: int) -> Callable[[int], float]:

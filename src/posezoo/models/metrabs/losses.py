@@ -1,7 +1,7 @@
 """The two loss profiles of MeTRAbs: `paper` (the code released with the paper) and `modern` (the authors' 2023 code).
 
 All terms are L1 means over valid coordinates of the whole batch, in metres; pixels count box_mm / image_size mm.
-Numbers are from the dossier, section 2.
+Section 6 of the model card (README.md) has the formulas.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from posezoo.cameras import homogeneous
 from posezoo.lifting import inside_window
 from posezoo.structures import Batch, Prediction
 
@@ -23,7 +24,7 @@ def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -
 
 
 def centred(joints: Tensor, valid: Bool[Tensor, "batch joints"], root: int | None) -> Tensor:
-    """Minus the root joint, or minus the mean of the valid joints when `root` is None."""
+    """Joints minus the root joint, or minus the mean of the valid joints when `root` is None; in their units."""
     if root is not None:
         return joints - joints[:, root : root + 1]
     weight = valid[..., None].to(joints.dtype)
@@ -59,7 +60,8 @@ class LossContext:
         root: Index of the root joint.
         image_size: Side of the crop, px.
         mm_per_px: Size of a crop pixel in the metric volume, mm.
-        stride: Training stride, px; defines the field-of-view border.
+        stride: Training stride, px.
+        window: (low, high) px of the part of the crop in which 2D predictions are trusted, on both axes.
     """
 
     step: int
@@ -67,6 +69,7 @@ class LossContext:
     image_size: int
     mm_per_px: float
     stride: int
+    window: tuple[float, float]
 
 
 class LossProfile(ABC):
@@ -75,7 +78,8 @@ class LossProfile(ABC):
     Attributes:
         separate_forward: 2D-only samples get a forward pass (and BatchNorm statistics) of their own.
         border_strides: Width of the untrusted border of the crop, in training strides.
-        mix: Share of the 3D-based answer inside the window at test; None draws U(0, 1) per sample in training.
+        mix_train: Share of the 3D-based answer inside the window in training; None draws U(0, 1) per sample.
+        mix_test: The same in evaluation.
         relative_from_head: Root-relative output comes from the metric head, not from the absolute pose.
         weights: Weight of each term.
     """
@@ -172,7 +176,7 @@ class ModernLosses(LossProfile):
         has_3d, has_2d = split_by_label(batch)
         valid, truth, pose = batch["valid3d"], batch["joints3d"], prediction.joints3d
         relative = (centred(pose, valid, None) - centred(truth, valid, None)).abs() / _METRE
-        projected, in_view = self._project(pose, batch["intrinsics"], context)
+        projected, in_view = _project(pose, batch["intrinsics"], context.window)
         pixels = (projected - batch["joints2d"]).abs() * (context.mm_per_px / _METRE)
         margin = self.OUTSIDE_STRIDES * context.stride
         near_crop = inside_window(batch["joints2d"], -margin, context.image_size + margin)
@@ -194,14 +198,13 @@ class ModernLosses(LossProfile):
         depth = masked_mean(error[..., 2] * damping, calibrated)
         return (2 * sideways + depth) / 3 / _METRE
 
-    def _project(self, pose: Tensor, intrinsics: Tensor, context: LossContext) -> tuple[Tensor, Tensor]:
-        """Crop pixels of a pose, and which of them are in front of the camera and inside the trusted window."""
-        z = pose[..., 2:]
-        homogeneous = torch.cat([pose[..., :2] / z.clamp(min=1.0), torch.ones_like(z)], -1)
-        pixels = (homogeneous @ intrinsics.mT)[..., :2]
-        border = self.border_strides * context.stride
-        visible = inside_window(pixels.detach(), border, context.image_size - border)
-        return pixels, visible & (z[..., 0] > 1.0)
+
+def _project(pose: Tensor, intrinsics: Tensor, window: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Crop px of a pose in mm, and which of them are in front of the camera and inside the trusted window."""
+    z = pose[..., 2:]
+    rays = homogeneous(pose[..., :2] / z.clamp(min=1.0))
+    pixels = (rays @ intrinsics.mT)[..., :2]
+    return pixels, inside_window(pixels.detach(), *window) & (z[..., 0] > 1.0)
 
 
 def _mean(values: Tensor, mask: Bool[Tensor, "batch joints"]) -> Tensor:

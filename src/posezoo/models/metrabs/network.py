@@ -59,21 +59,23 @@ class MeTRAbsNetwork(nn.Module):
         return self.decode(self.head(self.backbone(image)))
 
     def decode(self, logits: Float[Tensor, "batch channels rows columns"]) -> Heads:
-        """Soft-argmax of both heads in float32 (dossier 1.2).
+        """Soft-argmax of both heads in float32 or better (section 2).
 
         The first J channels are 2D heatmaps; the rest is (depth, joint) with depth slow. Cells stand for pixels
         `stride * k + offset`; in depth, the first bin stands for 0 and the last for `box_mm`.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            flat, volume = logits.float().split([self.num_joints, self.num_joints * self.depth_bins], 1)
+            flat, volume = logits.split([self.num_joints, self.num_joints * self.depth_bins], 1)
             volume = volume.unflatten(1, (self.depth_bins, self.num_joints)).transpose(1, 2)
             coords2d = self._to_pixels(soft_argmax(flat, 2), logits)
             unit3d = soft_argmax(volume, 3)
             xy = self._to_pixels(unit3d[..., :2], logits) * (self.box_mm / self.image_size)
             coords3d = torch.cat([xy, unit3d[..., 2:] * self.box_mm], -1)
-            return Heads(coords2d, coords3d, heatmap_confidence(flat, 2))
+            return Heads(coords2d, coords3d, heatmap_confidence(flat.detach(), 2))
 
     def _to_pixels(self, unit: Tensor, logits: Tensor) -> Tensor:
-        stride, offset = self.backbone.cell_grid(self.training)
-        last = torch.tensor([logits.shape[-1] - 1, logits.shape[-2] - 1], device=unit.device) * stride
-        return unit * last + offset
+        """Positions 0..1 between the first and the last cell, to px."""
+        stride, offset = self.backbone.cell_grid()
+        last_row, last_column = logits.shape[-2] - 1, logits.shape[-1] - 1
+        x, y = unit.unbind(-1)
+        return torch.stack([x * (last_column * stride) + offset, y * (last_row * stride) + offset], -1)
