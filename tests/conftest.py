@@ -37,3 +37,17 @@ class Golden:
     def __call__(self, file: str) -> dict[str, np.ndarray]:
         with np.load(SHARED / "golden" / f"{file}.npz") as data:
             return {key: data[key] for key in data.files}
+
+
+# An upright person, mm, relative to the pelvis; joints as in H36M17.
+_POSE = """
+    0 0 0  120 15 20  140 450 -40  150 880 60  -120 15 -20  -150 440 -120  -170 860 10
+    0 -230 20  0 -480 40  10 -560 -20  10 -700 10
+    -150 -440 30  -330 -250 -60  -280 -60 -260  150 -440 50  350 -230 90  300 -20 -120
+"""
+
+
+@pytest.fixture
+def pose() -> torch.Tensor:
+    """An upright person [17, 3] in float64: mm, relative to the pelvis (joint 0), camera axes."""
+    return torch.tensor([float(word) for word in _POSE.split()], dtype=torch.float64).view(17, 3)

@@ -114,6 +114,20 @@ def test_predict_writes_json_and_pictures(checkpoint: Path, tmp_path: Path) -> N
     assert cv2.imread(str(pictures[0])).shape[0] == 480
 
 
+@pytest.mark.shared_data
+def test_real_images_are_scored_without_pretending(
+    checkpoint: Path, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data=Human36M", f"--data.root={shared / 'data' / 'h36m'}", "--data.num_workers=0"]
+    assert not main(["test", f"--ckpt_path={checkpoint}", *data, *log_to(tmp_path, "real")])
+
+    result = json.loads((tmp_path / "real" / "metrics.json").read_text())["test"]
+    assert result["samples"] == 3
+    assert "n=3, not a benchmark" in result["protocol"]
+    assert np.isfinite(list(result["metrics"].values())).all()
+    assert "not a benchmark" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 def test_random_networks_are_not_scored(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--ckpt_path" in error_of(capsys, [command, *TINY])

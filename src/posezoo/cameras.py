@@ -257,7 +257,8 @@ def roll_matrix(degrees: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]
     """Rotation about the optical axis: [[cos, -sin], [sin, cos]] in x and y."""
     angle = torch.deg2rad(degrees)
     c, s, o, i = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    return torch.stack([c, -s, o, s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
+    matrix: Tensor = torch.stack([c, -s, o, s, c, o, o, o, i], -1).unflatten(-1, (3, 3))
+    return matrix
 
 
 def look_at_rotation(
@@ -299,8 +300,8 @@ class CropCamera:
     @property
     def flipped(self) -> Bool[Tensor, "*batch"]:
         """Whether left and right change places."""
-        det: Tensor = torch.linalg.det(self.rotation)
-        return det < 0
+        mirrored: Tensor = torch.linalg.det(self.rotation) < 0
+        return mirrored
 
     @property
     def crop_to_image(self) -> Float[Tensor, "*batch 3 3"]:

@@ -8,6 +8,7 @@
 
 import re
 import sys
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,22 @@ from posezoo.recipes_index import find_recipe
 NEED_WEIGHTS = ("validate", "test", "predict")
 COMMANDS = ("fit", *NEED_WEIGHTS)
 
+# Our own table replaces Lightning's; predictions are streamed to disk instead of kept.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "validate": {"verbose": False},
+    "test": {"verbose": False},
+    "predict": {"return_predictions": False},
+}
+
+# Noise that a user can do nothing about.
+SILENCED = (
+    "The dirpath has changed",  # testing from another folder than the training's is the normal case
+    ".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.15
+    ".*skip_none parameter was deprecated",  # Lightning 2.6 with jsonargparse 4.49
+    ".*does not have many workers",  # how many is the recipe's decision
+    "The number of training batches .* is smaller than the logging interval",
+)
+
 
 class PoseZooCLI(LightningCLI):  # type: ignore[misc]
     """LightningCLI over every known estimator and DataModule."""
@@ -44,7 +61,7 @@ class PoseZooCLI(LightningCLI):  # type: ignore[misc]
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, after the checkpoint has provided the defaults."""
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
-            subparser.set_defaults({"weights_only": True} | ({"return_predictions": False} if name == "predict" else {}))
+            subparser.set_defaults({"weights_only": True} | METHOD_DEFAULTS.get(name, {}))
         command, checkpoint = args[0] if args else None, option(args, "--ckpt_path")
         if checkpoint and Path(checkpoint).is_file() and command in COMMANDS:
             self._subcommand_parsers[command].set_defaults(defaults_from_checkpoint(Path(checkpoint), args))
@@ -98,6 +115,8 @@ def main(args: list[str] | None = None) -> PoseZooCLI:
         PoseZooError: A mistake of the user, as one sentence.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)
     load_plugins()
     arguments = resolve_recipes(arguments)
     check_arguments(arguments)

@@ -1,4 +1,4 @@
-"""Colour, blur, JPEG artefacts and occlusion: seeded by the sample alone, within MeTRAbs' ranges, never the geometry."""
+"""Colour, blur, JPEG artefacts and occlusion: seeded by the sample alone, and within MeTRAbs' ranges."""
 
 import pickle
 from typing import Any

@@ -1,6 +1,7 @@
 """The pose prior, forward kinematics and retargeting."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +172,20 @@ def test_mocap_positions_are_retargeted_by_direction() -> None:
             assert cosine > 0.9999
         lengths = [np.linalg.norm(new_positions[f] - new_positions[p]) for f, p in enumerate(PARENTS) if p >= 0]
         np.testing.assert_allclose(lengths, np.linalg.norm(bone_offsets(tall)[1:], axis=1), atol=1e-6)
+
+
+@pytest.mark.shared_data
+def test_captured_poses_keep_their_directions(shared: Path) -> None:
+    poses = np.load(shared / "data" / "mocap" / "cmu_h17.npz")["poses_mm"]
+    limbs = [
+        H36M17.bones[i] for i, (a, _) in enumerate(H36M17.bones) if H36M17.joints[a][2:] in ("hip", "knee", "elbow")
+    ]
+    up = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    for pose in poses[::100]:
+        joints, captured = joints25(*retarget(pose, BODY), (0.5, 0.5)), pose @ up.T
+        for a, b in limbs:
+            before, after = captured[b] - captured[a], joints[b] - joints[a]
+            assert before @ after / np.linalg.norm(before) / np.linalg.norm(after) > 0.9999
 
 
 def test_axis_angles_of_the_rest_pose_stand_with_arms_out() -> None:

@@ -260,7 +260,7 @@ class PoseDataModule(pl.LightningDataModule):
                 f"The training split has {len(crops)} samples, fewer than one batch on every process: "
                 f"lower --data.batch_size (now {self.batch_size})."
             )
-        return self._loader(crops, sampler, drop_last=True)
+        return self._loader(crops, sampler, drop_last=True, kind=TrainLoader)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Every validation crop once."""
@@ -278,9 +278,11 @@ class PoseDataModule(pl.LightningDataModule):
         crops = self.crops(split)
         return self._loader(crops, EvalSampler(crops), drop_last=False)
 
-    def _loader(self, crops: CropDataset, sampler: Any, drop_last: bool) -> DataLoader[Any]:
+    def _loader(
+        self, crops: CropDataset, sampler: Any, drop_last: bool, kind: type[DataLoader[Any]] = DataLoader
+    ) -> DataLoader[Any]:
         workers = self.num_workers
-        return DataLoader(
+        return kind(
             crops,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -290,6 +292,31 @@ class PoseDataModule(pl.LightningDataModule):
             worker_init_fn=single_threaded if workers else None,
             persistent_workers=bool(workers),
         )
+
+
+class TrainLoader(DataLoader[Any]):
+    """A loader over a `TrainSampler` that a checkpoint can resume in the middle of an epoch.
+
+    Lightning saves and restores its state. Batches that workers have made ahead do not count as used.
+    """
+
+    used = 0  # batches handed out in the current epoch
+
+    def __iter__(self) -> Any:
+        # A generator: it asks the sampler at the first batch, after the trainer has announced a resumed epoch.
+        self.used = self.sampler.start // (self.batch_size or 1)  # type: ignore[attr-defined]
+        for batch in super().__iter__():
+            self.used += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and samples of this process used in it."""
+        return {**self.sampler.state_dict(), "start": self.used * (self.batch_size or 1)}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that another loader has handed out."""
+        self.sampler.load_state_dict(state)  # type: ignore[attr-defined]
+        self.used = state["start"] // (self.batch_size or 1)
 
 
 def single_threaded(_worker: int) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from posezoo.cameras import Camera
 from posezoo.data.base import PoseDataModule, PoseDataset, read_image
-from posezoo.errors import PoseZooError
+from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.skeletons import H36M17, conversion_weights, get_skeleton
 from posezoo.structures import Sample
 
@@ -67,6 +67,10 @@ class Human36M(PoseDataModule):
             self._files[file] = open_people(self.root, file, self.box_scale)
         return self._files[file]
 
+    def action_names(self) -> tuple[str, ...]:
+        """The benchmark's fifteen actions."""
+        return ACTIONS
+
     def protocol(self, split: str) -> str:
         """What the scores of a split mean: the benchmark only on frames of exactly S9 and S11."""
         people = self.people(split)
@@ -89,8 +93,9 @@ class Human36MPeople(PoseDataset):
         boxes: float32 [N, 4] ltwh, px.
         joints3d: float32 [N, 17, 3] mm, camera frame; `valid3d` bool [N, 17].
         joints2d: float32 [N, 17, 2] px; `valid2d` bool [N, 17].
-        subject, scene, action, view, frame: int32 [N], numbers into the tables below; frames count from 1.
-        subjects, scenes, actions: Names.
+        subject, scene, action, view, frame: int32 [N], places in the tables `subjects`, `scenes`, ACTIONS and
+            `cameras`; frames count from 1.
+        subjects, scenes: Names.
         cameras: (subject, serial number) of each view; `calibration` holds its camera, `sizes` its nominal size.
     """
 
@@ -108,7 +113,6 @@ class Human36MPeople(PoseDataset):
     frame: NDArray[np.int32]
     subjects: tuple[str, ...]
     scenes: tuple[str, ...]
-    actions: tuple[str, ...]
     cameras: tuple[CameraKey, ...]
     calibration: tuple[Camera, ...]
     sizes: tuple[tuple[int, int], ...]
@@ -154,7 +158,7 @@ class Human36MPeople(PoseDataset):
         subject, camera = self.cameras[self.view[index]]
         return {
             "subject": subject,
-            "action": self.actions[self.action[index]],
+            "action": ACTIONS[self.action[index]],
             "scene": self.scenes[self.scene[index]],
             "camera": camera,
             "frame": int(self.frame[index]),
@@ -179,8 +183,7 @@ def open_people(root: Path | None, file: str, box_scale: float) -> Human36MPeopl
     parsed = [_parse_name(name, path) for name in names]
     subjects, subject = _numbered((p["subject"] for p in parsed), key=lambda name: int(name[1:]))
     scenes, scene = _numbered(p["scene"] for p in parsed)
-    found = [_action(p["scene"]) for p in parsed]
-    actions, action = _numbered(found, known=ACTIONS)
+    _, action = _numbered((_action(p["scene"], path) for p in parsed), known=ACTIONS)
     cameras, view = _numbered((p["subject"], p["camera"]) for p in parsed)
     calibration, sizes = _calibration(folder / "annotation_body3d", cameras)
     side = 200 * np.asarray(data["scale"], np.float64).reshape(-1, 1) * box_scale
@@ -199,7 +202,6 @@ def open_people(root: Path | None, file: str, box_scale: float) -> Human36MPeopl
         frame=np.array([int(p["frame"]) for p in parsed], np.int32),
         subjects=subjects,
         scenes=scenes,
-        actions=actions,
         cameras=cameras,
         calibration=calibration,
         sizes=sizes,
@@ -255,10 +257,15 @@ def _parse_name(name: str, path: Path) -> dict[str, str]:
     return match.groupdict()
 
 
-def _action(scene: str) -> str:
+def _action(scene: str, path: Path) -> str:
     """Action of a scene: "WalkingDog 1" and "WalkDog_1" are both WalkDog."""
     name = re.sub(r"[_ ]\d+$", "", scene)
-    return _SYNONYMS.get(name, name)
+    name = _SYNONYMS.get(name, name)
+    if name not in ACTIONS:
+        raise PoseZooError(
+            f"{path} has frames of '{name}', which is no action of Human3.6M: {did_you_mean(name, ACTIONS)}"
+        )
+    return name
 
 
 def _numbered(

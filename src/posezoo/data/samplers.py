@@ -46,7 +46,8 @@ class TrainSampler(DistributedSampler[Any]):
         return ((int(index), self.epoch) for index in mine)
 
     def __len__(self) -> int:
-        return self.length // self.num_replicas - self.start
+        # Of the whole epoch, also when it is resumed: the trainer counts the batches before the stop, too.
+        return self.length // self.num_replicas
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle anew; another epoch than the present one starts from its first sample."""

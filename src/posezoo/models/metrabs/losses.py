@@ -7,7 +7,6 @@ Section 6 of the model card (README.md) has the formulas.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
