@@ -11,12 +11,12 @@ import torch
 
 from posezoo.callbacks import PoseMetrics, PredictionWriter
 from posezoo.callbacks.pose_metrics import write_metrics
+from posezoo.cameras import Camera
 from posezoo.data import PoseDataModule, PoseDataset
 from posezoo.models import MeTRAbs
 from posezoo.models.base import PoseEstimator
 from posezoo.skeletons import H36M17
 from posezoo.structures import Batch, Prediction, Sample
-from posezoo.cameras import Camera
 
 
 class TwoPoses(PoseDataset):
@@ -70,7 +70,9 @@ def trainer_options(tmp_path: Path) -> dict[str, Any]:
     return {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
 
 
-def test_pose_metrics_by_hand(trainer_options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pose_metrics_by_hand(
+    trainer_options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = PoseMetrics(per_action=True)
     trainer = pl.Trainer(**trainer_options, callbacks=[metrics])
     trainer.test(Shifted(), TwoPosesData(num_workers=0, image_size=64, batch_size=2), verbose=False)

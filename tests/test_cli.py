@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests_cli_helpers import log_to, tiny
 
 from posezoo.__main__ import main
 from posezoo.recipes_index import find_recipe, recipe_names
-from tests_cli_helpers import log_to, tiny
 
 TINY = tiny()
 

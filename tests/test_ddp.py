@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests_cli_helpers import log_to, tiny
 
 from posezoo.__main__ import main
-from tests_cli_helpers import log_to, tiny
 
 
 @pytest.fixture(scope="module")

@@ -102,9 +102,7 @@ def test_every_command_has_its_own_help(name: str, capsys: pytest.CaptureFixture
         (["recipes", "no such recipe"], "there is no recipe 'no such recipe'"),
     ],
 )
-def test_a_mistake_is_one_sentence(
-    args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_sentence(args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(args) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("posezoo: error: ")
@@ -120,9 +118,7 @@ def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", LIGHTNING)
-def test_training_commands_go_to_the_cli_with_all_arguments(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_commands_go_to_the_cli_with_all_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     stub = type(sys)("posezoo.cli")
     stub.main = lambda args: seen.append(args)  # type: ignore[attr-defined]

@@ -13,9 +13,7 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling is in the dev extra: pip install -e '.[dev]'")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RECIPES = sorted(
-    p.relative_to(REPOSITORY / "recipes").as_posix() for p in REPOSITORY.glob("recipes/**/*.yaml")
-)
+RECIPES = sorted(p.relative_to(REPOSITORY / "recipes").as_posix() for p in REPOSITORY.glob("recipes/**/*.yaml"))
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -113,9 +111,9 @@ def test_an_installed_wheel_lists_and_finds_its_recipes(installed: Path, tmp_pat
     for recipe in RECIPES:
         name = recipe.removesuffix(".yaml")
         assert name in listed
-        assert run(installed / "posezoo", "recipes", name, cwd=tmp_path) == (
-            REPOSITORY / "recipes" / recipe
-        ).read_text(encoding="utf-8")
+        assert run(installed / "posezoo", "recipes", name, cwd=tmp_path) == (REPOSITORY / "recipes" / recipe).read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.mark.slow

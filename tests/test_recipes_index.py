@@ -68,9 +68,7 @@ def test_the_summary_is_the_first_comment_with_words(folder: Path) -> None:
     assert summary(find_recipe("trainer/debug")) == ""
 
 
-def test_the_command_lists_recipes_apart_from_overlays(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_lists_recipes_apart_from_overlays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     recipes, overlays = capsys.readouterr().out.split("\n\n")
     assert "metrabs/demo_synthetic     Small enough for a laptop." in recipes
@@ -83,14 +81,10 @@ def test_the_command_prints_a_recipe_unchanged(folder: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == (folder / "metrabs" / "demo_synthetic.yaml").read_text()
 
 
-def test_the_command_answers_a_wrong_name_in_one_sentence(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_answers_a_wrong_name_in_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "metrabs/demo"]) == 2
     captured = capsys.readouterr()
-    assert captured.err == (
-        "posezoo: error: there is no recipe 'metrabs/demo': did you mean metrabs/demo_synthetic?\n"
-    )
+    assert captured.err == ("posezoo: error: there is no recipe 'metrabs/demo': did you mean metrabs/demo_synthetic?\n")
     assert not captured.out
 
 
@@ -105,9 +99,7 @@ def test_the_package_wins_over_the_source_checkout(tmp_path: Path, monkeypatch: 
     assert recipes_folder() == package / "recipes"
 
 
-def test_an_installation_without_recipes_says_what_to_type(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installation_without_recipes_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes_index, "_PACKAGE", tmp_path / "src" / "posezoo")
     with pytest.raises(PoseZooError, match="pip install"):
         recipes_folder()

@@ -128,9 +128,7 @@ def test_tiles_are_in_reading_order_and_centred() -> None:
         tile([], columns=2)
 
 
-@pytest.mark.parametrize(
-    "text", ["short", "a caption much too long for a picture of eighty pixels", "größer", ""]
-)
+@pytest.mark.parametrize("text", ["short", "a caption much too long for a picture of eighty pixels", "größer", ""])
 def test_captions_keep_the_width(text: str) -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     captioned = caption(image, text)
@@ -209,9 +207,7 @@ def test_the_picture_does_not_depend_on_where_the_person_stands() -> None:
 def test_the_reference_is_drawn_on_top_in_black() -> None:
     joints, shift = standing(HEMLETS18), np.array([60.0, 0.0, 0.0])
     plain = draw_pose3d(joints, HEMLETS18, (300, 300), ("front",), span=2000, labels=False)
-    both = draw_pose3d(
-        joints, HEMLETS18, (300, 300), ("front",), span=2000, labels=False, reference=joints + shift
-    )
+    both = draw_pose3d(joints, HEMLETS18, (300, 300), ("front",), span=2000, labels=False, reference=joints + shift)
     assert distance(plain, REFERENCE).min() > 60
     assert (distance(both, REFERENCE) < 25).sum() > 100
     hidden = draw_pose3d(

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +14,8 @@ from torch import nn
 import posezoo
 from posezoo import zoo
 from posezoo.errors import PoseZooError
+from posezoo.models import MeTRAbs
+from posezoo.testing import synthetic_batch
 from posezoo.zoo import Weights, catalogue, list_weights, load_model, save_model
 
 
@@ -59,9 +59,7 @@ def folder(tiny: Tiny, tmp_path: Path) -> Path:
 
 def entry(folder: Path, file: str | None = None) -> Weights:
     checksum = hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()
-    return Weights(
-        "tiny.v1", file or str(folder), checksum, "CC0-1.0", "nothing", "none", {"MPJPE (mm)": 1.0}
-    )
+    return Weights("tiny.v1", file or str(folder), checksum, "CC0-1.0", "nothing", "none", {"MPJPE (mm)": 1.0})
 
 
 def test_weights_come_back_bit_for_bit_in_evaluation_mode(tiny: Tiny, folder: Path) -> None:
@@ -152,9 +150,7 @@ def test_a_pair_that_does_not_belong_together_is_noticed(folder: Path) -> None:
         ({"init_args": {"width": 5}}, "does not fit"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_one_sentence(
-    folder: Path, change: dict[str, Any], sentence: str
-) -> None:
+def test_a_configuration_that_does_not_fit_is_one_sentence(folder: Path, change: dict[str, Any], sentence: str) -> None:
     file = folder / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(PoseZooError, match=sentence) as error:
@@ -169,12 +165,23 @@ def test_a_folder_without_one_of_the_two_says_which(folder: Path, file: str) -> 
         load_model(folder)
 
 
-@pytest.fixture
-def base(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`PoseEstimator` is Tiny: what is tested here is the way to it."""
-    stub = ModuleType("posezoo.models.base")
-    stub.PoseEstimator = Tiny  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "posezoo.models.base", stub)
+def test_a_checkpoint_of_a_run_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    model = MeTRAbs(backbone="resnet10_w8", image_size=64, stride=16)
+    loaded = load_model(save_checkpoint(model, tmp_path / "last.ckpt"))
+
+    assert isinstance(loaded, MeTRAbs)
+    assert not loaded.training
+    assert loaded.hparams["stride"] == 16
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_a_release_folder_predicts_what_the_model_did(tmp_path: Path) -> None:
+    model = MeTRAbs(backbone="resnet10_w8", image_size=64, stride=16).eval()
+    batch = synthetic_batch()
+    loaded = load_model(save_model(model, tmp_path / "release"))
+
+    assert torch.equal(loaded.predict_step(batch, 0).joints3d, model.predict_step(batch, 0).joints3d)
 
 
 def save_checkpoint(model: LightningModule, path: Path) -> Path:
@@ -184,26 +191,14 @@ def save_checkpoint(model: LightningModule, path: Path) -> Path:
     return path
 
 
-def test_a_checkpoint_of_a_run_comes_back_bit_for_bit(tiny: Tiny, tmp_path: Path, base: None) -> None:
-    loaded = load_model(save_checkpoint(tiny, tmp_path / "last.ckpt"))
-
-    assert not loaded.training
-    assert loaded.hparams["width"] == 6
-    for name, tensor in loaded.state_dict().items():
-        assert torch.equal(tensor, tiny.state_dict()[name]), name
-
-
-def test_a_file_that_is_no_checkpoint_is_one_sentence(tiny: Tiny, tmp_path: Path, base: None) -> None:
-    text, weights, misfit = tmp_path / "text.ckpt", tmp_path / "state.pt", tmp_path / "misfit.ckpt"
+def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    text, weights = tmp_path / "text.ckpt", tmp_path / "state.pt"
     text.write_text("hello")
     torch.save({"weight": torch.zeros(1)}, weights)
-    tiny.hparams["width"] = 5
-    save_checkpoint(tiny, misfit)
-    for path in (text, weights, misfit):
-        with pytest.raises(PoseZooError, match=r"cannot be loaded .* `posezoo fit` wrote") as error:
+    for path in (text, weights):
+        with pytest.raises(PoseZooError, match=r"cannot be read|not a Lightning checkpoint") as error:
             load_model(path)
         assert "\n" not in str(error.value)
-    assert "size mismatch for first.weight" in str(error.value)
 
 
 @pytest.mark.parametrize("path", ["nowhere.ckpt", "no/such/folder", Path("runs") / "x"])
@@ -214,9 +209,7 @@ def test_a_missing_file_is_one_sentence(path: str | Path) -> None:
 
 def test_an_unknown_name_names_the_nearest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "catalogue", lambda: {"metrabs_r18.synthetic_v1": entry(folder)})
-    with pytest.raises(
-        PoseZooError, match=r"unknown weights 'metrabs_r18': did you mean metrabs_r18.synthetic_v1\?"
-    ):
+    with pytest.raises(PoseZooError, match=r"unknown weights 'metrabs_r18': did you mean metrabs_r18.synthetic_v1\?"):
         load_model("metrabs_r18")
     monkeypatch.setattr(zoo, "catalogue", dict)
     with pytest.raises(PoseZooError, match="there are none yet"):
@@ -241,9 +234,7 @@ def test_a_catalogue_name_is_loaded_and_checked(folder: Path, monkeypatch: pytes
         load_model("tiny.v1")
 
 
-def test_a_url_is_fetched_once_into_the_cache(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_url_is_fetched_once_into_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSEZOO_HOME", str(tmp_path / "cache"))
     known = entry(folder, folder.as_uri())
     monkeypatch.setattr(zoo, "catalogue", lambda: {"tiny.v1": known})

@@ -306,7 +306,8 @@ class CropCamera:
     @property
     def crop_to_image(self) -> Float[Tensor, "*batch 3 3"]:
         """Homography from crop pixels to *undistorted* source pixels."""
-        return self.source.intrinsics @ torch.linalg.inv(self.intrinsics @ self.rotation)
+        inverse: Tensor = torch.linalg.inv(self.intrinsics @ self.rotation)
+        return self.source.intrinsics @ inverse
 
     def to_image(self, pixels: Float[Tensor, "*batch n 2"]) -> Float[Tensor, "*batch n 2"]:
         """Crop pixels to source pixels, lens distortion included."""

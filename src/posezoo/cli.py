@@ -47,7 +47,7 @@ SILENCED = (
 )
 
 
-class PoseZooCLI(LightningCLI):  # type: ignore[misc]
+class PoseZooCLI(LightningCLI):
     """LightningCLI over every known estimator and DataModule."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -55,7 +55,10 @@ class PoseZooCLI(LightningCLI):  # type: ignore[misc]
         for name in MODEL_OWNED:
             parser.link_arguments(f"model.init_args.{name}", f"data.init_args.{name}")
         parser.add_argument(
-            "--threads", type=int, default=None, help="Intra-op threads of torch; 1 is often fastest for small networks."
+            "--threads",
+            type=int,
+            default=None,
+            help="Intra-op threads of torch; 1 is often fastest for small networks.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -174,7 +177,6 @@ def load_plugins() -> None:
         PoseZooError: A plug-in cannot be imported; the message names its package.
     """
     import posezoo.data as data
-    import posezoo.models
 
     for name in data.__all__:
         getattr(data, name)
@@ -241,7 +243,8 @@ def _check_classes(arguments: list[str]) -> None:
 
 
 def _subclasses(cls: type) -> list[type]:
-    return [s for child in cls.__subclasses__() for s in (child, *_subclasses(child))]
+    children: list[type] = cls.__subclasses__()
+    return [s for child in children for s in (child, *_subclasses(child))]
 
 
 def _check_model_owned(arguments: list[str]) -> None:
@@ -283,9 +286,7 @@ def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]
     cls = estimator_class(checkpoint, path)
     hparams = dict(checkpoint.get("hyper_parameters", {}))
     hparams = {key: value for key, value in hparams.items() if not key.startswith("_")}
-    defaults: dict[str, Any] = {
-        "model": {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": hparams}
-    }
+    defaults: dict[str, Any] = {"model": {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": hparams}}
     data = checkpoint.get("posezoo_data")
     if data and option(arguments, "--data") is None:
         init = {k: v for k, v in (data.get("init_args") or {}).items() if k not in MODEL_OWNED}
@@ -301,5 +302,3 @@ def one_sentence(message: str) -> str:
         return f"unknown option '{unknown[1]}': type `posezoo COMMAND --help` or --print_config to see all."
     text = " ".join(dict.fromkeys(lines))
     return text if len(text) < 600 else text[:600] + " ..."
-
-

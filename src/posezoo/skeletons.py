@@ -54,9 +54,7 @@ class Skeleton:
         if len(set(self.joints)) != len(self.joints):
             raise ValueError(f"Skeleton {self.name}: joint names are not unique.")
         if len(self.parents) != len(self.joints):
-            raise ValueError(
-                f"Skeleton {self.name}: {len(self.joints)} joints but {len(self.parents)} parents."
-            )
+            raise ValueError(f"Skeleton {self.name}: {len(self.joints)} joints but {len(self.parents)} parents.")
 
     def __len__(self) -> int:
         return len(self.joints)

@@ -94,7 +94,8 @@ def _check_training(estimator: PoseEstimator, batch: Batch, labels: str) -> None
     terms = estimator.losses(estimator.estimate(batch), batch)
     assert terms, "losses() returned nothing"
     for key, term in terms.items():
-        assert term.ndim == 0 and torch.isfinite(term), f"loss '{key}' is {term} with labels={labels}"
+        assert term.ndim == 0, f"loss '{key}' is not a scalar"
+        assert torch.isfinite(term), f"loss '{key}' is {term} with labels={labels}"
         assert term.requires_grad, f"loss '{key}' is cut off from the graph with labels={labels}: a rank would hang"
     torch.stack(list(terms.values())).sum().backward()
     for key, parameter in estimator.named_parameters():
@@ -103,16 +104,19 @@ def _check_training(estimator: PoseEstimator, batch: Batch, labels: str) -> None
 
 def _check_inference(estimator: PoseEstimator, batch: Batch) -> None:
     estimator.eval()
+    first = cast(Batch, {key: cast(Tensor, value)[:1] for key, value in batch.items()})
     with torch.no_grad():
         prediction = estimator.predict_step(batch, 0)
-        single = estimator.predict_step(cast(Batch, {key: value[:1] for key, value in batch.items()}), 0)
+        single = estimator.predict_step(first, 0)
     count, joints = len(batch["image"]), len(estimator.skeleton)
-    shapes = {"joints3d": 3, "joints3d_rel": 3, "joints2d": 2}
+    shapes: dict[str, int] = {"joints3d": 3, "joints3d_rel": 3, "joints2d": 2}
     for key, width in shapes.items():
         value: Tensor = getattr(prediction, key)
         assert value.shape == (count, joints, width), f"{key} has shape {tuple(value.shape)}"
-        assert value.dtype == torch.float32 and value.isfinite().all(), f"{key} is not finite float32"
-    assert prediction.scores.shape == (count, joints) and ((0 <= prediction.scores) & (prediction.scores <= 1)).all()
+        assert value.dtype == torch.float32, f"{key} is {value.dtype}"
+        assert value.isfinite().all(), f"{key} is not finite"
+    assert prediction.scores.shape == (count, joints), "scores must be [batch, joints]"
+    assert ((prediction.scores >= 0) & (prediction.scores <= 1)).all(), "scores must lie in 0..1"
     assert not prediction.aux, "predict_step must drop aux"
     assert prediction.joints3d_rel[:, estimator.root].abs().max() < 1e-3, "joints3d_rel has its root off the origin"
     difference = (prediction.joints3d[:1] - single.joints3d).abs().max()

@@ -18,7 +18,6 @@ from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -87,11 +86,11 @@ def load_model(name_or_path: str | os.PathLike[str]) -> PoseEstimator:
     if path.is_dir():
         return _load_folder(path)
     if path.is_file():
-        return _load_checkpoint(path)
+        from posezoo.models.base import load_estimator
+
+        return _frozen(load_estimator(path))
     if path.suffix == ".ckpt" or len(path.parts) > 1:
-        raise PoseZooError(
-            f"there is no file or folder '{name}': check the path after `--weights` or `load_model`."
-        )
+        raise PoseZooError(f"there is no file or folder '{name}': check the path after `--weights` or `load_model`.")
     raise PoseZooError(f"unknown weights '{name}': {did_you_mean(name, known)} A .ckpt file works too.")
 
 
@@ -142,18 +141,9 @@ def _replace(target: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _load_checkpoint(path: Path) -> PoseEstimator:
-    from posezoo.models.base import PoseEstimator
-
-    try:
-        estimator: PoseEstimator = PoseEstimator.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True
-        )
-    except (UnpicklingError, RuntimeError, KeyError, EOFError) as error:
-        raise PoseZooError(
-            f"{path} cannot be loaded ({_reason(error)}): give a .ckpt file that `posezoo fit` wrote."
-        ) from error
-    return estimator.eval()
+def _frozen(estimator: PoseEstimator) -> PoseEstimator:
+    estimator.eval()
+    return estimator
 
 
 def _load_folder(folder: Path) -> PoseEstimator:
@@ -176,7 +166,7 @@ def _load_folder(folder: Path) -> PoseEstimator:
         load_tensors(estimator, weights)
     except (RuntimeError, SafetensorError) as error:
         raise PoseZooError(f"{weights} does not fit {config['class_path']}: {_reason(error)}") from error
-    return estimator.eval()
+    return _frozen(estimator)
 
 
 def _find_class(class_path: str) -> type[PoseEstimator]:
@@ -204,9 +194,7 @@ def _folder_of(entry: Weights) -> Path:
         if not (folder / CONFIG_FILE).is_file():
             _download(entry, folder)
     if _sha256(folder / CONFIG_FILE) != entry.sha256:
-        raise PoseZooError(
-            f"{folder} is not what the catalogue describes (checksums differ): delete it and try again."
-        )
+        raise PoseZooError(f"{folder} is not what the catalogue describes (checksums differ): delete it and try again.")
     return folder
 
 

@@ -252,4 +252,6 @@ def _is_padding(trainer: pl.Trainer) -> bool:
 
 
 def _total(trainer: pl.Trainer, count: int) -> int:
-    return int(trainer.strategy.reduce(torch.tensor(float(count), device=trainer.strategy.root_device), reduce_op="sum"))
+    return int(
+        trainer.strategy.reduce(torch.tensor(float(count), device=trainer.strategy.root_device), reduce_op="sum")
+    )

@@ -39,9 +39,7 @@ class PredictionWriter(pl.Callback):
         self._target.mkdir(parents=True, exist_ok=True)
         self._part.write_text("")
 
-    def on_predict_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Prediction, batch: Batch, *_: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Prediction, batch: Batch, *_: Any) -> None:
         """Append a batch; draw the first few."""
         rows = person_rows(outputs, to_device(batch, "cpu"), trainer.datamodule)
         with self._part.open("a") as file:

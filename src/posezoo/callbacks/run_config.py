@@ -14,7 +14,7 @@ from posezoo.callbacks.pose_metrics import run_folder, write_json
 PACKAGES = ("posezoo", "torch", "pytorch-lightning", "torchmetrics", "timm", "numpy", "albumentations")
 
 
-class SaveRunConfig(SaveConfigCallback):  # type: ignore[misc]
+class SaveRunConfig(SaveConfigCallback):
     """Writes `<command>.yaml` (re-runs as it is) and `environment.json` into the run folder.
 
     Checkpoints of a run also name their data, so that a checkpoint alone is enough to test.

@@ -302,7 +302,7 @@ def _labels2d(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """2D labels: projections of the 3D ones where those exist, annotated pixels elsewhere."""
     in_front = valid3d & (joints3d[:, 2] > 1)
-    safe = np.where(in_front[:, None], joints3d, np.float32([0, 0, 1]))
+    safe = np.where(in_front[:, None], joints3d, np.array([0, 0, 1], np.float32))
     joints2d = crop.project(torch.as_tensor(safe)).numpy()
     valid2d = in_front
     if sample.joints2d is not None:

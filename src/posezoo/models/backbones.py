@@ -27,15 +27,15 @@ STRIDES = (4, 8, 16, 32)
 KNOWN_FAMILIES = ("ResNet", "ResNetV2", "EfficientNet")
 
 
-def _narrow_resnet(width: int) -> Callable[[], nn.Module]:
+def _short_resnet(channels: tuple[int, int, int, int]) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from timm.models.resnet import BasicBlock, ResNet
 
         return ResNet(  # type: ignore[no-any-return]
             BasicBlock,
             [1, 1, 1, 1],
-            channels=(width, 2 * width, 4 * width, 8 * width),
-            stem_width=width // 2,
+            channels=channels,
+            stem_width=channels[0] // 2,
             stem_type="deep",
             num_classes=0,
             global_pool="",
@@ -45,8 +45,12 @@ def _narrow_resnet(width: int) -> Callable[[], nn.Module]:
 
 
 # Plain ten-layer ResNets for laptops and tests: on a CPU they learn fastest per second, depthwise nets crawl.
+# `resnet10_flat` widens less than usual, because at stride 8 its late stages run on as many cells as its early ones.
 OWN_BACKBONES: dict[str, Callable[[], nn.Module]] = {
-    f"resnet10_w{width}": _narrow_resnet(width) for width in (8, 16, 32, 48)
+    "resnet10_w8": _short_resnet((8, 16, 32, 64)),
+    "resnet10_w16": _short_resnet((16, 32, 64, 128)),
+    "resnet10_w32": _short_resnet((32, 64, 128, 256)),
+    "resnet10_flat": _short_resnet((32, 64, 96, 128)),
 }
 
 

@@ -77,9 +77,7 @@ def draw_pose(
     return canvas
 
 
-def draw_box(
-    image: Image, box: Sequence[float] | NDArray[Any], label: str = "", colour: Colour = BOX
-) -> Image:
+def draw_box(image: Image, box: Sequence[float] | NDArray[Any], label: str = "", colour: Colour = BOX) -> Image:
     """Draw a box (left, top, width, height; px) with an optional label on a copy of a picture."""
     import cv2
 

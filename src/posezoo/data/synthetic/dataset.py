@@ -1,4 +1,4 @@
-"""SyntheticPeople: procedurally rendered people with exact labels, the dataset that everything runs on out of the box."""
+"""SyntheticPeople: rendered people with exact labels, the dataset that everything runs on out of the box."""
 
 import functools
 from pathlib import Path
@@ -79,8 +79,7 @@ class RenderedPeople(PoseDataset):
         return self._render(number, self.frame_size)
 
     def read_labels(self, index: int) -> Sample:
-        """Labels only: from the cache, or from a frame too small to look at, whose camera is another but whose people
-        are the same."""
+        """Labels only: from the cache, or from a frame of the same scene too small to look at."""
         if self._cache is not None:
             _, labels = self._open()
             return self._sample(None, {key: values[index] for key, values in labels.items()}, index)
@@ -98,9 +97,7 @@ class RenderedPeople(PoseDataset):
         return self._opened
 
     def _render(self, number: int, size: int) -> Sample:
-        frame = render_sample(
-            number, self.split, size=size, preset=self.preset, seed=self.seed, mocap=self.mocap
-        )
+        frame = render_sample(number, self.split, size=size, preset=self.preset, seed=self.seed, mocap=self.mocap)
         row = {"joints3d": frame.joints3d[0], "joints2d": frame.joints2d[0], "boxes": frame.boxes[0]}
         row |= {"intrinsics": frame.intrinsics, "pose_class": frame.pose_class[0]}
         return self._sample(frame.image, row, number)
@@ -110,7 +107,7 @@ class RenderedPeople(PoseDataset):
         action = int(row["pose_class"])
         sample = Sample(
             image=image,
-            box=np.asarray(row["boxes"], np.float32),
+            box=clipped_box(row["boxes"], size),
             size=(size, size),
             camera=Camera.create(row["intrinsics"]),
             joints3d=row["joints3d"],
@@ -190,9 +187,13 @@ class SyntheticPeople(PoseDataModule):
         if not 0 <= weak_share <= 1:
             raise PoseZooError(f"--data.weak_share is a share, so 0 to 1, got {weak_share}.")
         if cache and self.root is None:
-            raise PoseZooError("--data.cache needs a folder to write to: give --data.root, for example ~/.cache/posezoo.")
+            raise PoseZooError(
+                "--data.cache needs a folder to write to: give --data.root, for example ~/.cache/posezoo."
+            )
         if cache and fresh:
-            raise PoseZooError("--data.fresh renders new people, which a cache cannot hold: set one of the two to false.")
+            raise PoseZooError(
+                "--data.fresh renders new people, which a cache cannot hold: set one of the two to false."
+            )
         self.preset, self.fresh, self.cache, self.weak_share = preset, fresh, cache, weak_share
         self.lengths = {"train": train_length, "val": val_length, "test": test_length}
         self.frame_size = frame_size or round(1.5 * image_size)
@@ -258,6 +259,17 @@ class SyntheticPeople(PoseDataModule):
         return None if self.mocap_path is None else load_mocap(self.mocap_path)
 
 
+def clipped_box(box: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The part of a box [4] ltwh that lies in the frame: what a detector would report for a truncated person.
+
+    A subject of whom nothing is in the frame keeps the whole box.
+    """
+    low = np.clip(box[:2], 0, size)
+    high = np.clip(box[:2] + box[2:], 0, size)
+    inside = np.concatenate([low, high - low]).astype(np.float32)
+    return inside if (inside[2:] > 1).all() else np.asarray(box, np.float32)
+
+
 @functools.lru_cache(maxsize=2)
 def load_mocap(path: Path) -> NDArray[np.float32]:
     """Poses of an npz file: `poses_mm` [N, 17, 3] or `axis_angle` [N, 24, 3].
@@ -272,5 +284,3 @@ def load_mocap(path: Path) -> NDArray[np.float32]:
             if key in data.files:
                 return np.asarray(data[key], np.float32)
         raise PoseZooError(f"{path} holds {', '.join(data.files)}; --data.mocap needs 'poses_mm' or 'axis_angle'.")
-
-
