@@ -28,10 +28,10 @@ demo: $(STAMP) ## train a small model on synthetic people, or try one: make demo
 	$(BIN)/posezoo demo $(if $(IMAGE),--image "$(IMAGE)")
 
 test: $(STAMP) ## the tests that take minutes in all; ARGS="tests/test_zoo.py -k sha" for some of them
-	$(THREADS) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(STAMP) ## the tests that take minutes each
-	$(THREADS) $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: $(STAMP) ## style and types
 	$(BIN)/python -m ruff check .

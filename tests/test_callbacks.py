@@ -4,15 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from posezoo.callbacks import PoseMetrics, PredictionWriter
+from posezoo.callbacks import PoseImages, PoseMetrics, PredictionWriter
 from posezoo.callbacks.pose_metrics import write_metrics
 from posezoo.cameras import Camera
 from posezoo.data import PoseDataModule, PoseDataset
+from posezoo.errors import PoseZooError
 from posezoo.models import MeTRAbs
 from posezoo.models.base import PoseEstimator
 from posezoo.skeletons import H36M17
@@ -126,3 +128,29 @@ def test_the_sanity_check_is_not_scored(trainer_options: dict[str, Any], tmp_pat
     )  # fmt: skip
     trainer.fit(model, TwoPosesData(num_workers=0, image_size=64, batch_size=2))
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_validation_pictures_are_drawn(trainer_options: dict[str, Any], tmp_path: Path) -> None:
+    trainer = pl.Trainer(**trainer_options, callbacks=[PoseImages(count=2)])
+    trainer.validate(Shifted(), TwoPosesData(num_workers=0, image_size=64, batch_size=2), verbose=False)
+
+    picture = cv2.imread(str(tmp_path / "pictures" / "val-step0.png"))
+    assert picture.shape[0] > 192
+    assert picture.std() > 10
+
+
+def test_training_without_any_label_is_refused(trainer_options: dict[str, Any]) -> None:
+    class Unlabelled(TwoPoses):
+        def read(self, index: int, draw: int = 0) -> Sample:
+            sample = super().read(index, draw)
+            sample.valid3d = np.zeros(17, bool)
+            return sample
+
+    class UnlabelledData(TwoPosesData):
+        def people(self, split: str) -> PoseDataset:
+            return Unlabelled()
+
+    model = MeTRAbs(backbone="resnet10_w8", image_size=64, stride=16)
+    trainer = pl.Trainer(**trainer_options, max_steps=1, enable_checkpointing=False, enable_model_summary=False)
+    with pytest.raises(PoseZooError, match="no training sample has a label"):
+        trainer.fit(model, UnlabelledData(num_workers=0, image_size=64, batch_size=2))

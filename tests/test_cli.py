@@ -191,10 +191,11 @@ def test_every_recipe_parses_and_says_what_it_is(name: str, capsys: pytest.Captu
     assert config["model"]["class_path"].endswith("MeTRAbs")
 
 
-def test_show_batch_draws_a_sheet(tmp_path: Path) -> None:
+def test_show_batch_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sheet.png"
     options = [o for o in TINY if not o.startswith("--trainer.log_every")]
     assert not main(["show-batch", "--count=3", "--columns=2", f"--out={out}", "--", *options])
     sheet = cv2.imread(str(out))
     assert sheet.shape[0] > 2 * 192
     assert sheet.std() > 10
+    assert ".png" in error_of(capsys, ["show-batch", "--count=1", f"--out={tmp_path / 'sheet.docx'}", "--", *options])

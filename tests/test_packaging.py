@@ -117,18 +117,17 @@ def test_an_installed_wheel_lists_and_finds_its_recipes(installed: Path, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "metrabs/demo_synthetic.yaml" not in RECIPES or not (REPOSITORY / "src/posezoo/cli.py").is_file(),
-    reason="cli.py and recipes/metrabs/demo_synthetic.yaml are not there yet",
-)
 def test_an_installed_wheel_trains_and_its_checkpoint_loads(installed: Path, tmp_path: Path) -> None:
     limits = [
         "--trainer.max_steps=3",
+        "--trainer.val_check_interval=3",
         "--trainer.limit_val_batches=1",
         "--trainer.accelerator=cpu",
         "--trainer.devices=1",
         "--trainer.enable_progress_bar=false",
         "--data.batch_size=2",
+        "--data.train_length=16",
+        "--data.val_length=4",
         "--data.num_workers=0",
     ]
     run(installed / "posezoo", "fit", "-c", "metrabs/demo_synthetic", *limits, cwd=tmp_path)

@@ -6,6 +6,9 @@
 - A user's mistake is one sentence.
 """
 
+import importlib
+import inspect
+import itertools
 import re
 import sys
 import warnings
@@ -17,11 +20,23 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from posezoo import __version__
-from posezoo.callbacks import PoseMetrics, PredictionWriter, SaveRunConfig
+from posezoo.callbacks import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    NonFiniteGuard,
+    PoseImages,
+    PoseMetrics,
+    PredictionWriter,
+    SaveRunConfig,
+)
 from posezoo.data.base import MODEL_OWNED, PoseDataModule
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.models.base import PoseEstimator, estimator_class, read_checkpoint
@@ -42,6 +57,8 @@ SILENCED = (
     "The dirpath has changed",  # testing from another folder than the training's is the normal case
     ".*LeafSpec.*is deprecated",  # Lightning 2.6 with torch 2.15
     ".*skip_none parameter was deprecated",  # Lightning 2.6 with jsonargparse 4.49
+    "Experiment logs directory .* exists and is not empty",  # _set_aside_metrics keeps what was there
+    "Checkpoint directory .* exists and is not empty",
     ".*does not have many workers",  # how many is the recipe's decision
     "The number of training batches .* is smaller than the logging interval",
 )
@@ -83,8 +100,14 @@ class PoseZooCLI(LightningCLI):
         """The trainer with our callbacks, each unless the user brought one of its kind."""
         given = self._get(self.config_init, "trainer").get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        ours = [c for c in default_callbacks() if not any(isinstance(g, type(c)) for g in given)]
-        return super().instantiate_trainer(callbacks=[*given, *ours], **kwargs)
+        ours = [c for c in default_callbacks() if not any(_replaces(g, c) for g in given)]
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins = [*plugins, AtomicCheckpointIO()]
+        trainer = super().instantiate_trainer(callbacks=[*given, *ours], plugins=plugins, **kwargs)
+        _set_aside_metrics(trainer)
+        return trainer
 
     def after_fit(self) -> None:
         """Say where the result is and what to type next."""
@@ -94,16 +117,31 @@ class PoseZooCLI(LightningCLI):
             print(f"Best checkpoint: {best}\nTo score it: posezoo test --ckpt_path '{best}'")
 
 
+def _replaces(given: pl.Callback, ours: pl.Callback) -> bool:
+    """Whether a callback of the user does what ours would; any ModelCheckpoint with a score to watch keeps the best."""
+    if isinstance(ours, BestCheckpoint) and isinstance(given, ModelCheckpoint):
+        return given.monitor is not None
+    return isinstance(given, type(ours))
+
+
+@rank_zero_only  # type: ignore[untyped-decorator]
+def _set_aside_metrics(trainer: pl.Trainer) -> None:
+    """Rename the metrics.csv of an earlier run in the same folder, which the CSV logger would delete."""
+    for logger in trainer.loggers:
+        path = Path(getattr(logger, "log_dir", None) or "") / "metrics.csv"
+        if isinstance(logger, CSVLogger) and path.is_file():
+            number = next(n for n in itertools.count(1) if not path.with_name(f"metrics_{n}.csv").exists())
+            path.rename(path.with_name(f"metrics_{number}.csv"))
+
+
 def default_callbacks() -> list[pl.Callback]:
     """What every run gets: scores, checkpoints of the best and the last state, streamed predictions."""
     return [
         PoseMetrics(),
-        ModelCheckpoint(
-            monitor="val/mpjpe",
-            filename="best-step{step}-mpjpe{val/mpjpe:.1f}",
-            auto_insert_metric_name=False,
-            save_last=True,
-        ),
+        PoseImages(),
+        NonFiniteGuard(),
+        BestCheckpoint(),
+        LastCheckpoint(),
         PredictionWriter(),
     ]
 
@@ -121,7 +159,7 @@ def main(args: list[str] | None = None) -> PoseZooCLI:
     for message in SILENCED:
         warnings.filterwarnings("ignore", message=message)
     load_plugins()
-    arguments = resolve_recipes(arguments)
+    arguments = resolve_last(resolve_recipes(arguments))
     check_arguments(arguments)
     return build(arguments, run=True)
 
@@ -211,6 +249,57 @@ def resolve_recipes(arguments: list[str]) -> list[str]:
     return resolved
 
 
+def resolve_last(arguments: list[str]) -> list[str]:
+    """Replace `--ckpt_path last` by the newest last.ckpt below the folder that the logger writes to.
+
+    Raises:
+        PoseZooError: There is none.
+    """
+    if option(arguments, "--ckpt_path") != "last":
+        return arguments
+    folder = Path(_save_dir(arguments))
+    found = sorted(folder.glob("**/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise PoseZooError(
+            f"there is no checkpoints/last.ckpt below {folder}{'/' if folder.is_dir() else ', which does not exist'}: "
+            "give the path itself after --ckpt_path, or leave it out to begin a new run."
+        )
+    print(f"Going on from {found[-1]}.")
+    resolved = list(arguments)
+    for position, word in enumerate(arguments):
+        if word == "--ckpt_path" and position + 1 < len(arguments):
+            resolved[position + 1] = str(found[-1])
+        elif word.startswith("--ckpt_path="):
+            resolved[position] = f"--ckpt_path={found[-1]}"
+    return resolved
+
+
+def _save_dir(arguments: list[str]) -> str:
+    """Where the logger writes to: the flag, else the last recipe that says so, else our default."""
+    for name in ("--trainer.logger.init_args.save_dir", "--trainer.logger.save_dir"):
+        value = option(arguments, name)
+        if value is not None:
+            return value
+    for path in reversed(_configs(arguments)):
+        trainer = _section(path, "trainer")
+        logger = trainer.get("logger") if isinstance(trainer.get("logger"), dict) else {}
+        value = (logger.get("init_args") or {}).get("save_dir") if logger else trainer.get("default_root_dir")
+        if value is not None:
+            return str(value)
+    return str(default_logger()["init_args"]["save_dir"])
+
+
+def _configs(arguments: list[str]) -> list[Path]:
+    """Files behind -c and --config, in order."""
+    pairs = itertools.pairwise([*arguments, ""])
+    found = [
+        following if word in ("-c", "--config") else word.partition("=")[2]
+        for word, following in pairs
+        if word in ("-c", "--config") or word.startswith("--config=")
+    ]
+    return [Path(path) for path in found if path]
+
+
 def check_arguments(arguments: list[str]) -> None:
     """Refuse what would run, but not do what the user means.
 
@@ -222,7 +311,7 @@ def check_arguments(arguments: list[str]) -> None:
     _check_classes(arguments)
     _check_model_owned(arguments)
     checkpoint = option(arguments, "--ckpt_path")
-    if checkpoint is not None and checkpoint not in ("last", "null") and not Path(checkpoint).is_file():
+    if checkpoint is not None and checkpoint != "null" and not Path(checkpoint).is_file():
         raise PoseZooError(f"there is no checkpoint at {checkpoint}: check the path after --ckpt_path.")
     if arguments[0] in NEED_WEIGHTS and (checkpoint is None or not Path(checkpoint).is_file()):
         raise PoseZooError(
@@ -252,11 +341,10 @@ def _check_model_owned(arguments: list[str]) -> None:
         match = re.match(rf"--data\.(?:init_args\.)?({'|'.join(MODEL_OWNED)})(?:=|$)", word)
         if match:
             raise PoseZooError(_owned(match[1]))
-    configs = [arguments[i + 1] for i, word in enumerate(arguments[:-1]) if word in ("-c", "--config")]
-    configs += [word.partition("=")[2] for word in arguments if word.startswith("--config=")]
-    for path in configs:
+    for path in _configs(arguments):
+        data = _section(path, "data").get("init_args")
         for name in MODEL_OWNED:
-            if name in _data_arguments(Path(path)):
+            if isinstance(data, dict) and name in data:
                 raise PoseZooError(f"{path}: {_owned(name)}")
 
 
@@ -264,16 +352,20 @@ def _owned(name: str) -> str:
     return f"the model owns '{name}': set --model.{name} instead of --data.{name}; it reaches the data from there."
 
 
-def _data_arguments(path: Path) -> dict[str, Any]:
+def _section(path: Path, name: str) -> dict[str, Any]:
+    """A top-level section of a recipe.
+
+    Raises:
+        PoseZooError: The file is missing or not YAML.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f" (line {place.line + 1})" if place else ""
         raise PoseZooError(f"{path} is not valid YAML{where}: mend it or give another -c.") from error
-    data = content.get("data") if isinstance(content, dict) else None
-    arguments = data.get("init_args") if isinstance(data, dict) else None
-    return arguments if isinstance(arguments, dict) else {}
+    section = content.get(name) if isinstance(content, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]:
@@ -295,10 +387,28 @@ def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]
 
 
 def one_sentence(message: str) -> str:
-    """The part of a jsonargparse complaint that a user can act on."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.]+)", message)
+    """The part of a jsonargparse complaint that a user can act on; an unknown option gets its nearest neighbours."""
+    nested = re.search(r"class_path '([\w.]+)':\s+(?:-\s+)?Option '([\w.]+)' is not accepted", message)
+    if nested:
+        name = nested[1].rpartition(".")[2]
+        return f"{name} has no argument '{nested[2]}': {did_you_mean(nested[2], _parameters(nested[1]))}"
+    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
     if unknown:
-        return f"unknown option '{unknown[1]}': type `posezoo COMMAND --help` or --print_config to see all."
-    text = " ".join(dict.fromkeys(lines))
+        name = unknown[1] or unknown[2]
+        return f"unknown option '--{name}': {did_you_mean(f'--{name}', _options())}"
+    text = " ".join(dict.fromkeys(line.strip() for line in message.splitlines() if line.strip()))
     return text if len(text) < 600 else text[:600] + " ..."
+
+
+def _parameters(class_path: str) -> list[str]:
+    """Names of the constructor arguments of a class."""
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    hidden = MODEL_OWNED if issubclass(cls, PoseDataModule) else ()
+    return [parameter for parameter in inspect.signature(cls).parameters if parameter not in hidden]
+
+
+def _options() -> list[str]:
+    """Options that every subcommand takes, without those of the chosen classes."""
+    own = ("config", "print_config", "seed_everything", "threads", "ckpt_path", "weights_only", "model", "data")
+    return [f"--{name}" for name in own] + [f"--trainer.{name}" for name in inspect.signature(pl.Trainer).parameters]

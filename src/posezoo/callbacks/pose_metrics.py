@@ -161,8 +161,15 @@ class PoseMetrics(pl.Callback):
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Where this run's files go: the logger's folder. A collective call: every rank must make it."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """Where this run's files go: the logger's folder. A collective call: every rank must make it.
+
+    Loggers without a folder of their own per run (wandb) get save_dir/project/run, as their checkpoints do.
+    """
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    logger = trainer.logger
+    if logger is None or getattr(logger, "log_dir", None) is not None:
+        return folder
+    return folder / str(trainer.strategy.broadcast(f"{logger.name}/{logger.version}"))
 
 
 def write_metrics(folder: Path, stage: str, result: dict[str, Any]) -> Path:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from posezoo.callbacks.pose_metrics import run_folder, write_json
 from posezoo.cameras import CropCamera
 from posezoo.data.base import PoseDataModule
+from posezoo.errors import PoseZooError
 from posezoo.skeletons import Skeleton
 from posezoo.structures import Batch, Prediction, source_camera, to_device
 
@@ -122,14 +123,15 @@ def person_picture(image: Any, row: dict[str, Any], skeleton: Skeleton, height: 
 
 
 def write_picture(path: Path, image: Any) -> None:
-    """Write RGB pixels as a PNG.
+    """Write RGB pixels in the format that the file's ending names.
 
     Raises:
-        OSError: The file cannot be written.
+        PoseZooError: OpenCV cannot write that format.
     """
     import cv2
 
-    written, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not written:
-        raise OSError(f"Could not encode {path}.")
+    try:
+        _, data = cv2.imencode(path.suffix or ".", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise PoseZooError(f"cannot write a picture to {path}: use the ending .png or .jpg.") from error
     path.write_bytes(data.tobytes())

@@ -22,8 +22,8 @@ class SaveRunConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Write both files, once, on the main process."""
-        if trainer.fast_dev_run:
-            return
+        if trainer.fast_dev_run or not trainer.loggers:
+            return  # without a logger there is no run folder
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return

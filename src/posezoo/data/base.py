@@ -1,6 +1,7 @@
 """What all datasets share: reading an annotated person, cropping it, and loaders with equal batches for any workers."""
 
 import os
+import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,21 @@ class PoseDataModule(pl.LightningDataModule):
             if len(self.crops(split)) == 0:
                 raise PoseZooError(f"{type(self).__name__}: the '{split}' split is empty; check --data.root.")
 
+        if stage == "fit":
+            self._check_labels()
+
+    def _check_labels(self, samples: int = 64) -> None:
+        """Refuse to train on nothing; a few samples all over the split are looked at."""
+        crops = self.crops("train")
+        for index in np.linspace(0, len(crops) - 1, min(samples, len(crops))).astype(int):
+            row = crops.labels(int(index))
+            if any(bool(row[key].any()) for key in ("valid3d", "valid2d", "valid_order")):
+                return
+        raise PoseZooError(
+            f"{type(self).__name__}: no training sample has a label that {self.skeleton} knows: choose another "
+            "--model.skeleton or check the annotations under --data.root."
+        )
+
     def _check_model(self) -> None:
         model = getattr(self.trainer, "lightning_module", None)
         for name in MODEL_OWNED:
@@ -320,7 +336,11 @@ class TrainLoader(DataLoader[Any]):
 
 
 def single_threaded(_worker: int) -> None:
-    """One thread per loader process: the pools of OpenCV and torch only get in each other's way."""
+    """One thread per loader process: the pools of OpenCV and torch only get in each other's way.
+
+    Ctrl-C is the main process's to answer: it finishes its step, for which it needs its loaders.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -204,8 +204,8 @@ def _inventory(root: Path, found: Sequence[Path]) -> str:
 
 
 def _normal(name: str) -> str:
-    """One spelling of accented letters; macOS stores them in two characters, most editors write one."""
-    return unicodedata.normalize("NFC", name)
+    """One spelling: macOS stores accented letters as two characters, editors write one; Windows has backslashes."""
+    return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -221,7 +221,8 @@ def picture_size(path: Path) -> tuple[int, int]:
             warnings.simplefilter("ignore")  # "decompression bomb": posezoo is not a server
             with Image.open(path) as header:
                 width, height = header.size
-                sideways = header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+                # Pillow decodes a whole PNG to look for its (very rare) orientation.
+                sideways = header.format != "PNG" and header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise PoseZooError(f"{path} is not a readable picture (empty or damaged): replace or remove it.") from error
     return (height, width) if sideways else (width, height)
@@ -260,7 +261,7 @@ def _read_csv(path: Path) -> Boxes:
                     raise PoseZooError(
                         f"{path}, line {reader.line_num}: '{values}' must be a file name and four numbers."
                     ) from None
-                boxes.setdefault(row["file"], []).append(box)
+                boxes.setdefault(_normal(row["file"]), []).append(box)
     except FileNotFoundError:
         raise PoseZooError(f"There is no file {path}: set --data.boxes to the file with the boxes.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -283,7 +284,9 @@ def _read_json(path: Path, what: str, example: str) -> dict[str, Any]:
 def _matched(entries: dict[str, Any], names: Sequence[str], path: Path, others: Iterable[str] = ()) -> dict[str, Any]:
     """The entries under the pictures' own names; raises PoseZooError for one that names no picture."""
     known = {*names, *others}
-    matched = {_normal(key.replace("\\", "/").removeprefix("./")): value for key, value in entries.items()}
+    matched = {_normal(key): value for key, value in entries.items()}
+    if len(matched) < len(entries):
+        raise PoseZooError(f"{path} names a picture twice in two spellings: put its entries together.")
     for key in matched:
         if key not in known:
             hint = did_you_mean(key, names)

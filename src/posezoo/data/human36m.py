@@ -10,6 +10,8 @@ The data are licensed to each user by their authors; posezoo neither ships nor f
 import json
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +85,7 @@ class Human36M(PoseDataModule):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Human36MPeople(PoseDataset):
     """One annotation file as arrays over its N frames: no object per sample that loader processes would copy.
 
@@ -233,7 +235,7 @@ def _read_annotations(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {key: file[key] for key in wanted}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise PoseZooError(
             f"{path} cannot be read ({error}): make it again with mmpose's preprocess_h36m.py."
         ) from error
@@ -373,6 +375,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("numpy", "dtype"),
             ("_codecs", "encode"),  # how old pickles spell bytes
             *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
         }
     )
 

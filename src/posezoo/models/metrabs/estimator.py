@@ -159,10 +159,14 @@ class MeTRAbs(PoseEstimator):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Count steps, and stop moving BatchNorm statistics near the end where asked."""
         self._steps = self.global_step
-        self.steps_trained.fill_(self._steps + 1)
+        self.steps_trained.fill_(self._steps + 1)  # already here: checkpoints are written before the batch "ends"
         if self.freeze_bn_steps and self._steps >= self.total_steps() - self.freeze_bn_steps:
             for layer in batch_norms(self):
                 layer.eval()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Validate with the perspective that the checkpoint will be loaded with."""
+        self._steps = self.global_step
 
     def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler]:
         """AdamW with decay 3e-3 / (lr sqrt(T)) and the two-phase schedule (section 8 of the model card).
