@@ -10,6 +10,7 @@ import importlib
 import inspect
 import itertools
 import re
+import signal
 import sys
 import warnings
 from importlib.metadata import entry_points
@@ -25,6 +26,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from posezoo import __version__
 from posezoo.callbacks import (
@@ -161,7 +163,10 @@ def main(args: list[str] | None = None) -> PoseZooCLI:
     load_plugins()
     arguments = resolve_last(resolve_recipes(arguments))
     check_arguments(arguments)
-    return build(arguments, run=True)
+    try:
+        return build(arguments, run=True)
+    except SIGTERMException:  # Lightning would exit with status 0, as if the run were complete
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def build(arguments: list[str], run: bool) -> PoseZooCLI:
@@ -395,7 +400,11 @@ def one_sentence(message: str) -> str:
     unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
     if unknown:
         name = unknown[1] or unknown[2]
-        return f"unknown option '--{name}': {did_you_mean(f'--{name}', _options())}"
+        first, rest = f"--{name}".partition(".")[::2]
+        options = _options()
+        heads = list(dict.fromkeys(known.partition(".")[0] for known in options))
+        known, wrong = (options, f"--{name}") if first in heads or not rest else (heads, first)
+        return f"unknown option '--{name}': {did_you_mean(wrong, known)}"
     text = " ".join(dict.fromkeys(line.strip() for line in message.splitlines() if line.strip()))
     return text if len(text) < 600 else text[:600] + " ..."
 

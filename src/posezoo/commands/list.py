@@ -7,6 +7,9 @@ from posezoo.errors import PoseZooError, did_you_mean
 
 # Class name -> one line. Written down so that the answer needs no torch; tests compare it with the classes.
 METHODS = {
+    "HEMlets": "heatmap triplets of relative depth, learns from depth order too (Zhou et al., ICCV 2019)",
+    "IntegralPose": "volumetric 2.5D baseline with soft-argmax (Sun et al., ECCV 2018)",
+    "RootNet": "where the root is, for 2.5D methods (Moon et al., ICCV 2019)",
     "MeTRAbs": "metric-scale heatmaps, absolute pose from one crop (Sárándi et al., T-BIOM 2020)",
 }
 DATASETS = {

@@ -338,9 +338,11 @@ class TrainLoader(DataLoader[Any]):
 def single_threaded(_worker: int) -> None:
     """One thread per loader process: the pools of OpenCV and torch only get in each other's way.
 
-    Ctrl-C is the main process's to answer: it finishes its step, for which it needs its loaders.
+    Ctrl-C and the first SIGTERM (SLURM sends it to all processes of a job) are the main process's to answer: it
+    finishes its step, for which it needs its loaders. A second SIGTERM ends them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

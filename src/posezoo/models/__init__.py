@@ -1,6 +1,9 @@
 """All methods. Importing one makes it known to the command line."""
 
 from posezoo.models.base import PoseEstimator
+from posezoo.models.hemlets import HEMlets
+from posezoo.models.integral import IntegralPose
 from posezoo.models.metrabs import MeTRAbs
+from posezoo.models.rootnet import RootNet
 
-__all__ = ["MeTRAbs", "PoseEstimator"]
+__all__ = ["HEMlets", "IntegralPose", "MeTRAbs", "PoseEstimator", "RootNet"]
