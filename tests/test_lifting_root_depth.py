@@ -108,7 +108,7 @@ def test_a_taller_person_is_seen_nearer_in_proportion() -> None:
 
 
 def test_it_minimises_what_it_says_even_with_noise() -> None:
-    pixels, rel, k, truth = scene(count=60)
+    pixels, rel, k, _ = scene(count=60)
     g = torch.Generator().manual_seed(2)
     pixels = pixels + 4 * torch.randn(pixels.shape, generator=g)
     rel = rel + 40 * torch.randn(rel.shape, generator=g)

@@ -147,8 +147,8 @@ def root_depth_from_bones(
     """Depth of the root, mm, at which the bones of a 2.5D pose come nearest to given lengths, in least squares.
 
     A bone at root depth Z is the vector a Z + b: its rays differ by a, its relative depths give b. Matching the sum of
-    squared lengths is a quadratic equation in Z; from its root, Gauss-Newton steps minimise sum (|a Z + b| - L)^2. Exact
-    for exact input. Ours; the HEMlets release searches a grid (`hemlets_released`).
+    squared lengths is a quadratic equation in Z; from its solution, Gauss-Newton steps minimise sum (|a Z + b| - L)^2.
+    Exact for exact input. Ours; the HEMlets release searches a grid (`hemlets_released`).
 
     Args:
         pixels: px, in the image that `intrinsics` belong to.

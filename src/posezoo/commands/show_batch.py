@@ -61,15 +61,15 @@ def contact_sheet(crops: Any, count: int, columns: int) -> Any:
 
     skeleton, tiles = crops.spec.skeleton, []
     zoom = max(1, round(TILE / crops.spec.image_size))
-    for index in range(min(count, len(crops))):
-        row = {key: value.numpy() for key, value in crops[(index, 0)].items()}
+    for key in crops.preview(count):
+        row = {name: value.numpy() for name, value in crops[key].items()}
         image = np.ascontiguousarray(row["image"].transpose(1, 2, 0))
         depth = row["joints3d"][:, 2] if row["valid3d"].any() else None
         overlay = draw_pose(image, row["joints2d"], skeleton, depth=depth, valid=row["valid2d"], zoom=zoom)
         side = overlay.shape[0]
         if row["valid3d"].any():
             pose = draw_pose3d(row["joints3d"], skeleton, (side, side), ("front", "side"), row["valid3d"])
-            text = f"{index}: {np.linalg.norm(row['joints3d'][skeleton.root or 0]) / 1000:.1f} m"
+            text = f"{name}: {np.linalg.norm(row['joints3d'][skeleton.root or 0]) / 1000:.1f} m"
         else:
             pose, text = np.full((side, side, 3), 255, np.uint8), f"{index}: 2D only"
         tiles.append(caption(np.hstack([overlay, pose]), text))

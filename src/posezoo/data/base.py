@@ -35,6 +35,7 @@ from posezoo.structures import Sample
 
 MODEL_OWNED = ("skeleton", "image_size", "crop", "box")
 SEED_DOMAIN = 0x705E  # keeps augmentation streams apart from the renderer's
+SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
 class PoseDataset(ABC):
@@ -66,6 +67,13 @@ class PoseDataset(ABC):
         """Readable names of a sample (subject, action, path), for tables and error messages."""
         return {}
 
+    def groups(self) -> tuple[NDArray[np.int32], tuple[str, ...]] | None:
+        """Subject (or sequence) of every sample, as places in a table of names: `SearchSplit` never divides one.
+
+        None where nothing is known; then neighbours in the file stay together.
+        """
+        return None
+
 
 class SampleError(PoseZooError):
     """A sample that cannot be read or cropped.
@@ -81,7 +89,12 @@ class CropDataset(Dataset[dict[str, Any]]):
     """Rows of a `Batch`: crops of the people of a `PoseDataset`.
 
     Indexed by an int (no augmentation draw) or by (index, draw). Randomness comes from (seed, draw, index) alone.
+
+    Attributes:
+        source: Place among the sources of a `Mixed`, for `Batch.source`; None outside one.
     """
+
+    source: int | None = None
 
     def __init__(
         self, people: PoseDataset, spec: CropSpec, augmentation: Augmentation | None = None, seed: int = 0
@@ -112,7 +125,13 @@ class CropDataset(Dataset[dict[str, Any]]):
         row = make_labels(sample, self.people.skeleton, self.spec, crop)
         row["image"] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         row["index"] = torch.tensor(index)
+        if self.source is not None:
+            row["source"] = torch.tensor(self.source)
         return row
+
+    def preview(self, count: int) -> list[tuple[int, int]]:
+        """Keys of the samples to look at first, at most `count`."""
+        return [(index, 0) for index in range(min(count, len(self)))]
 
     def labels(self, index: int) -> dict[str, Any]:
         """The labels of the unaugmented crop, without pixels."""
@@ -205,12 +224,14 @@ class PoseDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Check that model and data agree, and open the splits of the stage."""
         self._check_model()
-        splits = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}[stage]
-        for split in splits:
-            if len(self.crops(split)) == 0:
-                raise PoseZooError(f"{type(self).__name__}: the '{split}' split is empty; check --data.root.")
+        for split in SPLITS_OF_STAGE[stage]:
+            self.open(split)
 
-        if stage == "fit":
+    def open(self, split: str) -> None:
+        """Open a split; refuse an empty one, and training data without any usable label."""
+        if len(self.crops(split)) == 0:
+            raise PoseZooError(f"{type(self).__name__}: the '{split}' split is empty; check --data.root.")
+        if split == "train":
             self._check_labels()
 
     def _check_labels(self, samples: int = 64) -> None:
@@ -295,7 +316,7 @@ class PoseDataModule(pl.LightningDataModule):
         return self._loader(crops, EvalSampler(crops), drop_last=False)
 
     def _loader(
-        self, crops: CropDataset, sampler: Any, drop_last: bool, kind: type[DataLoader[Any]] = DataLoader
+        self, crops: Dataset[Any], sampler: Any, drop_last: bool, kind: type[DataLoader[Any]] = DataLoader
     ) -> DataLoader[Any]:
         workers = self.num_workers
         return kind(

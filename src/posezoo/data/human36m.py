@@ -152,6 +152,10 @@ class Human36MPeople(PoseDataset):
             },
         )
 
+    def groups(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """The subject of every frame."""
+        return self.subject, self.subjects
+
     def _path(self, index: int) -> Path:
         return self.root / "images" / str(self.image[index].decode())
 

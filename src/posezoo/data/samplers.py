@@ -1,14 +1,18 @@
 """Which sample comes when: training order that can be resumed, and evaluation that never repeats a sample.
 
-Both are subclasses of `DistributedSampler`, so that Lightning leaves them in place on several devices.
+All are subclasses of `DistributedSampler`, so that Lightning leaves them in place on several devices.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
+
+Indices = NDArray[np.int64]
 
 
 def _world() -> tuple[int, int]:
@@ -62,6 +66,69 @@ class TrainSampler(DistributedSampler[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where another sampler of the same seed stopped."""
         self.epoch, self.start = state["epoch"], state["start"]
+
+
+class MixedSampler(TrainSampler):
+    """Keys (source, index, draw) whose every consecutive sum(counts) hold counts[k] samples of source k, in that order.
+
+    Each source is an endless stream of shuffled cycles over its samples, and a batch takes the next ones of every
+    stream: no sample of a source comes again before all others of this rank's share have come. `draw` is the cycle. A
+    batch is a pure function of (seeds, epoch, place in the epoch, rank); all ranks have the same counts.
+
+    Args:
+        sources: Indices of each source's samples.
+        counts: Samples of each source in a batch of one process; 0 leaves a source out.
+        seeds: Of each source's shuffles; below 2^64.
+        batches: Batches of an epoch on one process; None for as many as the first source fills.
+        num_replicas: Number of processes; that of the running job when None.
+        rank: Number of this process; that of the running job when None.
+
+    Raises:
+        ValueError: A source has fewer samples than there are processes.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Indices],
+        counts: Sequence[int],
+        seeds: Sequence[int],
+        batches: int | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        world = _world()[0] if num_replicas is None else num_replicas
+        for number, (indices, count) in enumerate(zip(sources, counts, strict=True)):
+            if count and len(indices) < world:
+                raise ValueError(f"source {number} has {len(indices)} samples for {world} processes")
+        self.batches = len(sources[0]) // world // counts[0] if batches is None else batches
+        super().__init__(range(self.batches * sum(counts) * world), 0, num_replicas, rank)
+        self.sources, self.counts, self.seeds = list(sources), list(counts), list(seeds)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        first = self.epoch * self.batches + self.start // sum(self.counts)
+        streams = [self._stream(source, first * count) for source, count in enumerate(self.counts)]
+        for _ in range(first, (self.epoch + 1) * self.batches):
+            for stream, count in zip(streams, self.counts, strict=True):
+                for _ in range(count):
+                    yield next(stream)
+
+    def _stream(self, source: int, position: int) -> Iterator[tuple[int, int, int]]:
+        """This rank's endless stream of a source, from a position on."""
+        share = len(self.sources[source]) // self.num_replicas
+        cycle, at = divmod(position, share) if share else (0, 0)
+        while True:
+            for index in self._cycle(source, cycle)[at:]:
+                yield source, int(index), cycle
+            cycle, at = cycle + 1, 0
+
+    def _cycle(self, source: int, cycle: int) -> Indices:
+        """This rank's samples of one cycle; the last incomplete round over the ranks is dropped."""
+        indices = self.sources[source]
+        words = np.random.SeedSequence((self.seeds[source], cycle)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+        order = torch.randperm(len(indices), generator=generator).numpy()
+        whole = len(indices) // self.num_replicas * self.num_replicas
+        return indices[order[:whole][self.rank :: self.num_replicas]]
 
 
 class EvalSampler(DistributedSampler[Any]):

@@ -39,6 +39,8 @@ def _short_resnet(channels: tuple[int, int, int, int]) -> Callable[[], nn.Module
             stem_type="deep",
             num_classes=0,
             global_pool="",
+            # timm starts residual branches at zero; in runs of a few thousand steps that costs a good part of them.
+            zero_init_last=False,
         )
 
     return build

@@ -123,7 +123,8 @@ def as_volumes(
     logits: Float[Tensor, "batch channels rows columns"], num_joints: int
 ) -> Float[Tensor, "batch joints depth rows columns"]:
     """Channels as (joint, depth) with depth fast: a view, also of channels-last tensors."""
-    return logits.unflatten(1, (num_joints, logits.shape[1] // num_joints))
+    volumes: Tensor = logits.unflatten(1, (num_joints, logits.shape[1] // num_joints))
+    return volumes
 
 
 def decode_volume(

@@ -1,7 +1,7 @@
 """Integral pose regression: the volumetric 2.5D baseline that every comparison needs.
 
-Sun, Xiao, Wei, Liang, Wei: Integral Human Pose Regression, ECCV 2018; in the single-branch form that HEMlets, 3DMPPE and
-the part-aware method start from: ResNet, three deconvolutions, one 64^3 volume per joint, soft-argmax, L1.
+Sun, Xiao, Wei, Liang, Wei: Integral Human Pose Regression, ECCV 2018; in the form that HEMlets, 3DMPPE and the
+part-aware method start from: ResNet, three deconvolutions, one 64^3 volume per joint, soft-argmax, L1.
 """
 
 from typing import Literal

@@ -170,7 +170,7 @@ class RootNet(PoseEstimator):
 
 
 def distance_from_box(intrinsics: Float[Tensor, "batch 3 3"], side: int, person_mm: float) -> Float[Tensor, " batch"]:
-    """k = sqrt(fx fy A_real / A_box), mm: how far away a square of `person_mm` is that fills the crop.
+    """How far away a square of `person_mm` is that fills the crop: k = sqrt(fx fy A_real / A_box), mm.
 
     Taken with the crop's own intrinsics, so box and zoom are in it.
     """

@@ -73,9 +73,7 @@ class VolumetricPose(PoseEstimator):
     ) -> None:
         super().__init__(skeleton, image_size, crop, box, optimizer, lr_scheduler)
         if not depth_mm > 0:
-            raise PoseZooError(
-                f"--model.depth_mm is the depth of the volume in mm and must be positive, got {depth_mm}."
-            )
+            raise PoseZooError(f"--model.depth_mm, the depth of the volume in mm, must be positive, got {depth_mm}.")
         self.convention = get_convention(convention)
         self.depth_mm, self.depth_follows_zoom = float(depth_mm), depth_follows_zoom
         self.root_depth, self.rootnet_path = parse_root_depth(root_depth, rootnet), rootnet
@@ -203,7 +201,7 @@ class VolumetricPose(PoseEstimator):
         return target, known & (target.abs() <= 0.5)
 
     def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler | None]:
-        """Adam with rate steps of 0.1 after 90 % and 96.7 % of the run: the Integral recipe (270, 290 of 300 epochs)."""
+        """Adam with steps of 0.1 after 90 % and 96.7 % of the run: the Integral recipe (270, 290 of 300 epochs)."""
         optimizer = Adam(self.parameters(), lr=self.learning_rate)
         steps = [round(0.9 * total_steps), round(0.967 * total_steps)]
         return optimizer, MultiStepLR(optimizer, steps)
@@ -259,11 +257,11 @@ def box_share(batch: Batch, side: int, box: BoxKind, root: int) -> Float[Tensor,
     """
     if box == "pelvis_2000mm":
         depth, known = batch["joints3d"][:, root, 2], batch["valid3d"][:, root]
-        focal = torch.linalg.det(batch["intrinsics"][:, :2, :2]).abs().sqrt()
+        focal: Tensor = torch.linalg.det(batch["intrinsics"][:, :2, :2]).abs().sqrt()
         return (side * depth / (focal * 2000.0)).where(known, 1.0)
     homography = batch["crop_to_image"]
     centre = homography.new_tensor([(side - 1) / 2, (side - 1) / 2, 1.0])
-    scale = torch.linalg.det(homography).abs().sqrt() / (homography[:, 2] @ centre).abs().pow(1.5)
+    scale: Tensor = torch.linalg.det(homography).abs().sqrt() / (homography[:, 2] @ centre).abs().pow(1.5)
     return side * scale / batch["box"][:, 2:].amax(1)
 
 

@@ -196,8 +196,13 @@ class SyntheticPeople(PoseDataModule):
             )
         self.preset, self.fresh, self.cache, self.weak_share = preset, fresh, cache, weak_share
         self.lengths = {"train": train_length, "val": val_length, "test": test_length}
-        self.frame_size = frame_size or round(1.5 * image_size)
+        self._frame_size = frame_size
         self.mocap_path = Path(mocap).expanduser() if mocap else None
+
+    @property
+    def frame_size(self) -> int:
+        """Side of the rendered frames, px. `Mixed` sets the size of the crops after construction."""
+        return self._frame_size or round(1.5 * self.image_size)
 
     def people(self, split: str) -> RenderedPeople:
         """The people of a split; "predict" shows those of "test"."""
