@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from tests_cli_helpers import log_to, tiny
 from torch import Tensor
 
 from posezoo.__main__ import main
@@ -19,7 +20,6 @@ from posezoo.data import SyntheticPeople
 from posezoo.data.synthetic.dataset import RenderedPeople
 from posezoo.models import MeTRAbs
 from posezoo.structures import Batch, Prediction
-from tests_cli_helpers import log_to, tiny
 
 
 class OneSided(SyntheticPeople):

@@ -17,10 +17,22 @@ if os.environ.get("START_METHOD"):
 
 
 class Recorder(pl.Callback):
-    """One line of JSON per training step: pixels as a hash, loss, learning rate; and one per validation."""
+    """One line of JSON per training step: pixels as a hash, loss, learning rate; and one per validation.
 
-    def __init__(self, path: str = "") -> None:
-        self.path = path
+    With `crash_at`, the run breaks down in the middle of the batch with that number (counted over all epochs); with
+    `crash_in_validation`, in the validation after that step.
+    """
+
+    def __init__(self, path: str = "", crash_at: int | None = None, crash_in_validation: int | None = None) -> None:
+        self.path, self.crash_at, self.crash_in_validation = path, crash_at, crash_in_validation
+
+    def on_before_backward(self, trainer: Any, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.crash_at:
+            raise RuntimeError("crash")
+
+    def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.crash_in_validation:
+            raise RuntimeError("crash")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._write(

@@ -157,7 +157,7 @@ def test_without_any_bone_the_depth_is_unknown() -> None:
 def test_a_collapsed_pose_gives_no_nan() -> None:
     pixels, rel, k, truth = scene(count=3)
     found = root_depth_from_bones(torch.full_like(pixels, 500), rel * 0, k, H36M17.bones, lengths_of(truth))
-    assert found.isfinite().all()
+    assert found.tolist() == [1e6] * 3  # mm: as far as it goes
 
 
 def test_autocast_changes_nothing() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from run_recorder import records
+from tests_cli_helpers import log_to, tiny
 
 from posezoo.__main__ import main
 from posezoo.callbacks import AtomicCheckpointIO
 from posezoo.errors import PoseZooError
-from run_recorder import records
-from tests_cli_helpers import log_to, tiny
 
 STEPS = 15
 AGAIN = ["--ckpt_path=last"]
@@ -67,7 +67,9 @@ def start(folder: Path, args: list[str], start_method: str = "fork") -> "subproc
         )
 
 
-def kill_at(run: "subprocess.Popen[bytes]", folder: Path, step: int, delay: float = 0.0, how: int = signal.SIGKILL) -> None:
+def kill_at(
+    run: "subprocess.Popen[bytes]", folder: Path, step: int, delay: float = 0.0, how: int = signal.SIGKILL
+) -> None:
     """Send a signal to the whole group once `step` has been made."""
     deadline = time.monotonic() + 240
     while not any(line["step"] >= step for line in records(folder / "record")):
@@ -134,6 +136,36 @@ def logged(folder: Path) -> list[tuple[str, str]]:
     newest = sorted(folder.glob("**/metrics.csv"), key=os.path.getmtime)[-1]
     rows = list(csv.DictReader(newest.open()))
     return [(row["step"], row["train/loss"]) for row in rows if row["train/loss"]]
+
+
+@pytest.mark.parametrize(
+    ("second", "options"),
+    [
+        ("crash_in_validation=6", ["--trainer.max_steps=-1", "--trainer.max_epochs=2"]),
+        ("crash_at=10", ["--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null", "every=0"]),
+        ("crash_in_validation=6", ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=7"]),
+        ("crash_at=10", ["--trainer.limit_val_batches=0", "--trainer.precision=bf16-mixed"]),
+    ],
+    ids=["epochs", "saved with validations only", "accumulated", "no validation, bf16"],
+)
+def test_broken_down_twice_and_resumed_it_is_the_same_run(second: str, options: list[str], tmp_path: Path) -> None:
+    """In one process, so that more kinds of run are covered: crashes within a step and within a validation."""
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    calm.mkdir()
+    rough.mkdir()
+    every = [word for word in options if word == "every=0"]
+    options = [word for word in options if word not in every]
+
+    def args(folder: Path, *more: str) -> list[str]:
+        words = arguments(folder, "run", every=0 if every else 2)
+        return [*words[:-2], *more, *words[-2:], *options]
+
+    assert not main(args(calm))
+    for crash, again in (("crash_at=5", []), (second, AGAIN)):
+        with pytest.raises(RuntimeError, match="crash"):
+            main(args(rough, f"--trainer.callbacks.{crash}") + again)
+    assert not main(args(rough) + AGAIN)
+    assert curves(rough) == curves(calm)
 
 
 @pytest.mark.slow

@@ -269,7 +269,7 @@ def resolve_last(arguments: list[str]) -> list[str]:
             f"there is no checkpoints/last.ckpt below {folder}{'/' if folder.is_dir() else ', which does not exist'}: "
             "give the path itself after --ckpt_path, or leave it out to begin a new run."
         )
-    print(f"Going on from {found[-1]}.")
+    rank_zero_only(print)(f"Going on from {found[-1]}.")
     resolved = list(arguments)
     for position, word in enumerate(arguments):
         if word == "--ckpt_path" and position + 1 < len(arguments):
@@ -342,15 +342,36 @@ def _subclasses(cls: type) -> list[type]:
 
 
 def _check_model_owned(arguments: list[str]) -> None:
-    for word in arguments:
-        match = re.match(rf"--data\.(?:init_args\.)?({'|'.join(MODEL_OWNED)})(?:=|$)", word)
-        if match:
-            raise PoseZooError(_owned(match[1]))
+    for word, following in itertools.pairwise([*arguments, ""]):
+        match = re.match(rf"--data\.(?:(?:init_args|sources|dataset)\.)*({'|'.join(MODEL_OWNED)})(?:=|$)", word)
+        name = match[1] if match else None
+        if re.match(r"--data(\.init_args)?(\.sources|\.dataset)?\+?(=|$)", word):
+            name = name or _model_owned_in(_parsed(word.partition("=")[2] or following))
+        if name:
+            raise PoseZooError(_owned(name))
     for path in _configs(arguments):
-        data = _section(path, "data").get("init_args")
-        for name in MODEL_OWNED:
-            if isinstance(data, dict) and name in data:
-                raise PoseZooError(f"{path}: {_owned(name)}")
+        name = _model_owned_in(_section(path, "data"))
+        if name:
+            raise PoseZooError(f"{path}: {_owned(name)}")
+
+
+def _model_owned_in(value: Any) -> str | None:
+    """What the model owns, but a description of a dataset (or of the datasets inside it) sets; the first such name."""
+    if isinstance(value, list):
+        return next((name for name in map(_model_owned_in, value) if name), None)
+    if not isinstance(value, dict):
+        return None
+    init = value.get("init_args")
+    owned = next((name for name in MODEL_OWNED if isinstance(init, dict) and name in init), None)
+    return owned or _model_owned_in(list(value.values()))
+
+
+def _parsed(text: str) -> Any:
+    """The YAML or JSON behind an option; None where it is neither."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
 
 
 def _owned(name: str) -> str:
@@ -393,10 +414,19 @@ def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]
 
 def one_sentence(message: str) -> str:
     """The part of a jsonargparse complaint that a user can act on; an unknown option gets its nearest neighbours."""
-    nested = re.search(r"class_path '([\w.]+)':\s+(?:-\s+)?Option '([\w.]+)' is not accepted", message)
+    nested = re.search(r"class_path '(?P<cls>[\w.]+)':\s+(?:-\s+)?Option '(?P<key>[\w.]+)' is not accepted", message)
+    nested = nested or re.search(r"Option '(?P<key>[\w.]+)' is not accepted.*class_path='(?P<cls>[\w.]+)'", message)
     if nested:
-        name = nested[1].rpartition(".")[2]
-        return f"{name} has no argument '{nested[2]}': {did_you_mean(nested[2], _parameters(nested[1]))}"
+        name = nested["cls"].rpartition(".")[2]
+        return f"{name} has no argument '{nested['key']}': {did_you_mean(nested['key'], _parameters(nested['cls']))}"
+    dotted = "Expected a dot import path string"
+    source = re.search(rf"\.(\w+)':\s+Parser key \"(sources|dataset)\":\s+{dotted}: (\w+)", message)
+    if source:
+        datasets = sorted(cls.__name__ for cls in _subclasses(PoseDataModule))
+        return f"unknown dataset '{source[3]}' in {source[2]} of {source[1]}: {did_you_mean(source[3], datasets)}"
+    missing = re.search(r"class_path '[\w.]*?(\w+)':\s+the following arguments are required: ([\w, ]+)", message)
+    if missing:
+        return f"{missing[1]} needs {missing[2].strip()}: add it to its init_args."
     unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
     if unknown:
         name = unknown[1] or unknown[2]

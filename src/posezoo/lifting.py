@@ -160,7 +160,8 @@ def root_depth_from_bones(
         iterations: Gauss-Newton steps; each at most halves or doubles the depth.
 
     Returns:
-        [batch] mm, positive; NaN for a sample without any usable bone. float64 for float64 `depth_rel`, else float32.
+        [batch] mm, between 100 mm and 1 km; NaN for a sample without any usable bone. float64 for float64 `depth_rel`,
+        else float32.
     """
     with torch.autocast(pixels.device.type, enabled=False):
         dtype = torch.float64 if depth_rel.dtype == torch.float64 else torch.float32
@@ -180,7 +181,7 @@ def root_depth_from_bones(
         return depth.where(used.any(-1), torch.nan)
 
 
-_NEAREST = 100.0  # mm; nobody is nearer to a camera
+_NEAREST, _FARTHEST = 1e2, 1e6  # mm; a pose without extent, as untrained networks give, has no distance at all
 
 
 def _matching_squares(a: Tensor, b: Tensor, lengths: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ def _matching_squares(a: Tensor, b: Tensor, lengths: Tensor) -> Tensor:
     aa = a.square().sum((-2, -1)).clamp(min=1e-12)
     ab = (a * b).sum((-2, -1))
     excess = b.square().sum((-2, -1)) - lengths.square().sum(-1)
-    return ((-ab + (ab.square() - aa * excess).clamp(min=0).sqrt()) / aa).clamp(min=_NEAREST)
+    return ((-ab + (ab.square() - aa * excess).clamp(min=0).sqrt()) / aa).clamp(_NEAREST, _FARTHEST)
 
 
 def _gauss_newton(depth: Tensor, a: Tensor, b: Tensor, lengths: Tensor, used: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ def _gauss_newton(depth: Tensor, a: Tensor, b: Tensor, lengths: Tensor, used: Te
     slope = ((a * bone).sum(-1) / length).where(used, 0.0)
     residual = (length - lengths).where(used, 0.0)
     step = (slope * residual).sum(-1) / slope.square().sum(-1).clamp(min=1e-12)
-    return torch.maximum(torch.minimum(depth - step, 2 * depth), 0.5 * depth).clamp(min=_NEAREST)
+    return torch.maximum(torch.minimum(depth - step, 2 * depth), 0.5 * depth).clamp(_NEAREST, _FARTHEST)
 
 
 # (parent, child, mm): the 15 bones of the released HEMlets evaluator, joints as in h36m17. The lengths are those of

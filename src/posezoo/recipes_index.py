@@ -1,13 +1,13 @@
 """Finding recipes by name: inside an installed wheel, or at the top of a source checkout.
 
-A recipe is a complete, short YAML; `trainer/*` are overlays, given as a second `-c` after a recipe.
+A recipe is a complete, short YAML; `ablations/*` and `trainer/*` are overlays, given as a second `-c` after a recipe.
 """
 
 from pathlib import Path
 
 from posezoo.errors import PoseZooError, did_you_mean
 
-OVERLAYS = "trainer/"
+OVERLAYS = ("ablations/", "trainer/")
 _PACKAGE = Path(__file__).resolve().parent
 _SUFFIXES = (".yaml", ".yml")
 

@@ -238,8 +238,10 @@ def _datamodule(trainer: pl.Trainer) -> PoseDataModule | None:
 
 
 def _mean_pose(trainer: pl.Trainer) -> Tensor | None:
+    # Of rank 0 for all: a rank that saw no 3D labels must not leave the others waiting for its share of the scores.
     data = _datamodule(trainer)
-    return data.mean_pose() if data else None
+    pose = data.mean_pose() if data and trainer.is_global_zero else None
+    return trainer.strategy.broadcast(pose)  # type: ignore[no-any-return]
 
 
 def _action_names(trainer: pl.Trainer) -> tuple[str, ...]:

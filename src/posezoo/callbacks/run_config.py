@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
+from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger
 
 from posezoo.callbacks.pose_metrics import run_folder, write_json
+from posezoo.data.base import MODEL_OWNED
 
 PACKAGES = ("posezoo", "torch", "pytorch-lightning", "torchmetrics", "timm", "numpy", "albumentations")
 
@@ -29,16 +33,37 @@ class SaveRunConfig(SaveConfigCallback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         name = "config" if stage == "fit" else stage
-        self.parser.save(
-            self.config, folder / f"{name}.yaml", skip_none=False, overwrite=True, multifile=self.multifile
-        )
+        config = self.config.clone()
+        if config.get("data") is not None:
+            config["data"] = dict_to_namespace(plain(config["data"]))
+        self.parser.save(config, folder / f"{name}.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
         write_json(folder / "environment.json", environment())
+        settings = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # its folder has the file itself
+                logger.log_hyperparams(settings)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the data's class and arguments into the checkpoint, as plain values."""
         data = self.config.get("data") if "data" in self.config else None
         if data is not None:
-            checkpoint["posezoo_data"] = data.as_dict() if hasattr(data, "as_dict") else dict(data)
+            checkpoint["posezoo_data"] = plain(data)
+
+
+def plain(value: Any, inside: bool = False) -> Any:
+    """A configuration as plain dictionaries and lists, which alone load with weights_only=True.
+
+    Datasets inside it (the sources of `Mixed`) lose what the model owns: it reaches them from outside.
+    """
+    if isinstance(value, list | tuple):
+        return [plain(item, inside=True) for item in value]
+    if not isinstance(value, dict | Namespace):
+        return value
+    items = vars(value) if isinstance(value, Namespace) else value
+    copied = {key: plain(item, inside=True) for key, item in items.items()}
+    if inside and "class_path" in copied and isinstance(copied.get("init_args"), dict):
+        copied["init_args"] = {key: item for key, item in copied["init_args"].items() if key not in MODEL_OWNED}
+    return copied
 
 
 def environment() -> dict[str, Any]:

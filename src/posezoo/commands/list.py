@@ -10,12 +10,17 @@ METHODS = {
     "HEMlets": "heatmap triplets of relative depth, learns from depth order too (Zhou et al., ICCV 2019)",
     "IntegralPose": "volumetric 2.5D baseline with soft-argmax (Sun et al., ECCV 2018)",
     "RootNet": "where the root is, for 2.5D methods (Moon et al., ICCV 2019)",
+    "PartAware": "one decoder architecture for each group of joints (Chen et al., ECCV 2020)",
+    "PartAwareSearch": "the search for those architectures; writes a genotype that PartAware trains",
     "MeTRAbs": "metric-scale heatmaps, absolute pose from one crop (Sárándi et al., T-BIOM 2020)",
 }
 DATASETS = {
     "SyntheticPeople": "rendered people with exact labels; made on the fly, nothing to download",
     "Human36M": "indoor motion capture, 4 cameras; by request from its authors",
+    "OrdinalDepth": "photographs with 2D joints and depth order (LSP and MPII of Pavlakos et al., CVPR 2018)",
     "ImageFolder": "your own pictures, for predict",
+    "Mixed": "several of these with fixed counts in every batch",
+    "SearchSplit": "one of these as two streams, for architecture search",
 }
 
 

@@ -51,8 +51,8 @@ def _datamodule(args: argparse.Namespace) -> Any:
 def contact_sheet(crops: Any, count: int, columns: int) -> Any:
     """Crops of a CropDataset with their labels drawn in, uint8 RGB.
 
-    Each tile shows the crop with the 2D joints over it (far limbs first) and the 3D pose from two sides; samples whose
-    3D labels are withheld show "2D only".
+    Each tile shows the crop with the 2D joints over it (far limbs first) and the 3D pose from two sides; without 3D
+    labels it says what there is instead. The number is the sample's index, after that of its source in a mix.
     """
     import numpy as np
 
@@ -61,16 +61,19 @@ def contact_sheet(crops: Any, count: int, columns: int) -> Any:
 
     skeleton, tiles = crops.spec.skeleton, []
     zoom = max(1, round(TILE / crops.spec.image_size))
-    for key in crops.preview(count):
-        row = {name: value.numpy() for name, value in crops[key].items()}
+    rows = [{name: value.numpy() for name, value in crops[key].items()} for key in crops.preview(count)]
+    mixed = len({int(row["source"]) for row in rows}) > 1
+    for row in rows:
+        name = f"{row['source']}: {row['index']}" if mixed else f"{row['index']}"
         image = np.ascontiguousarray(row["image"].transpose(1, 2, 0))
         depth = row["joints3d"][:, 2] if row["valid3d"].any() else None
         overlay = draw_pose(image, row["joints2d"], skeleton, depth=depth, valid=row["valid2d"], zoom=zoom)
         side = overlay.shape[0]
         if row["valid3d"].any():
             pose = draw_pose3d(row["joints3d"], skeleton, (side, side), ("front", "side"), row["valid3d"])
-            text = f"{name}: {np.linalg.norm(row['joints3d'][skeleton.root or 0]) / 1000:.1f} m"
+            text = f"{name}, {np.linalg.norm(row['joints3d'][skeleton.root or 0]) / 1000:.1f} m"
         else:
-            pose, text = np.full((side, side, 3), 255, np.uint8), f"{index}: 2D only"
+            pose, parts = np.full((side, side, 3), 255, np.uint8), int(row["valid_order"].sum())
+            text = f"{name}, 2D and order of {parts} parts" if parts else f"{name}, 2D only"
         tiles.append(caption(np.hstack([overlay, pose]), text))
     return tile(tiles, columns)

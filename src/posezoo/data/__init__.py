@@ -7,16 +7,30 @@ if TYPE_CHECKING:
     from posezoo.data.base import PoseDataModule, PoseDataset
     from posezoo.data.folder import ImageFolder
     from posezoo.data.human36m import Human36M
+    from posezoo.data.mixed import Mixed, SearchSplit
+    from posezoo.data.ordinal import OrdinalDepth
     from posezoo.data.synthetic.dataset import SyntheticPeople
 
-__all__ = ["Human36M", "ImageFolder", "PoseDataModule", "PoseDataset", "SyntheticPeople"]
+__all__ = [
+    "Human36M",
+    "ImageFolder",
+    "Mixed",
+    "OrdinalDepth",
+    "PoseDataModule",
+    "PoseDataset",
+    "SearchSplit",
+    "SyntheticPeople",
+]
 
 # Resolved on first use (PEP 562): the renderer and `posezoo.skeletons` need neither torch nor Lightning.
 _EXPORTS = {
     "Human36M": "posezoo.data.human36m",
     "ImageFolder": "posezoo.data.folder",
+    "Mixed": "posezoo.data.mixed",
+    "OrdinalDepth": "posezoo.data.ordinal",
     "PoseDataModule": "posezoo.data.base",
     "PoseDataset": "posezoo.data.base",
+    "SearchSplit": "posezoo.data.mixed",
     "SyntheticPeople": "posezoo.data.synthetic.dataset",
 }
 

@@ -42,7 +42,7 @@ class TrainSampler(DistributedSampler[Any]):
         self.length = len(dataset)
         self.start = 0  # samples of this rank already used in the current epoch
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.length, generator=generator)
         rounds = self.length // self.num_replicas
@@ -123,12 +123,13 @@ class MixedSampler(TrainSampler):
 
     def _cycle(self, source: int, cycle: int) -> Indices:
         """This rank's samples of one cycle; the last incomplete round over the ranks is dropped."""
-        indices = self.sources[source]
+        indices: Indices = self.sources[source]
         words = np.random.SeedSequence((self.seeds[source], cycle)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
         order = torch.randperm(len(indices), generator=generator).numpy()
         whole = len(indices) // self.num_replicas * self.num_replicas
-        return indices[order[:whole][self.rank :: self.num_replicas]]
+        mine: Indices = indices[order[:whole][self.rank :: self.num_replicas]]
+        return mine
 
 
 class EvalSampler(DistributedSampler[Any]):

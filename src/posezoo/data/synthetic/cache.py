@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -213,7 +214,13 @@ def _chunks(
         ) as pool,
     ):
         futures = {pool.submit(_render_chunk, start): start for start in starts}
-        yield from ((futures[future], future.result()) for future in as_completed(futures))
+        try:
+            yield from ((futures[future], future.result()) for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise SyntheticDataError(
+                "A rendering process died: put the code of your script under `if __name__ == '__main__':` (its "
+                "processes import it again), or render in this process with num_workers 0."
+            ) from error
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The HEMlets estimator: network, triplet targets, losses and schedule."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Bool, Float, Int8
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,15 +14,17 @@ from posezoo.models.base import NOT_SAVED
 from posezoo.models.hemlets.network import HEMletsNetwork
 from posezoo.models.hemlets.targets import (
     MapTargets,
-    check_depth_order,
     encode,
     find_parts,
     map_loss,
     part_order,
     read_polarity,
+    wrong_order,
 )
 from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
+
+CHECK_EVERY = 50  # batches between two looks at labels on a GPU
 
 
 class HEMlets(VolumetricPose):
@@ -136,6 +138,7 @@ class HEMlets(VolumetricPose):
             detach_encoder,
         )
         self.polarity_accuracy = MeanMetric()
+        self._wrong_order: Tensor | None = None
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -180,10 +183,25 @@ class HEMlets(VolumetricPose):
             return False
         return bool(self.global_step < self.warmup * self.total_steps())
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Refuse wrong depth orders while they are on the CPU, where looking costs nothing."""
-        check_depth_order(batch["depth_order"], batch["valid_order"])
-        return batch
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Also looks for wrong depth orders; asks the GPU for the finding only every `CHECK_EVERY` batches."""
+        super().on_train_batch_start(batch, batch_idx)
+        wrong = wrong_order(batch["depth_order"], batch["valid_order"]).any()
+        self._wrong_order = wrong if self._wrong_order is None else wrong | self._wrong_order
+        if batch_idx % CHECK_EVERY == CHECK_EVERY - 1:
+            self._refuse_wrong_order()
+
+    def on_train_epoch_end(self) -> None:
+        """Look at the last batches too, before a checkpoint is written."""
+        self._refuse_wrong_order()
+
+    def _refuse_wrong_order(self) -> None:
+        if self._wrong_order is not None and bool(self._wrong_order):
+            raise PoseZooError(
+                "Depth order is -1 (child farther), 0 (level) or 1 (child nearer), but the training labels hold "
+                "something else: check the annotations."
+            )
+        self._wrong_order = None
 
     # ----------------------------------------------------------------------------------------------- evaluation
 

@@ -88,12 +88,17 @@ def check_depth_order(order: Int8[Tensor, "*batch"], known: Bool[Tensor, "*batch
     Raises:
         PoseZooError: There is another one.
     """
-    wrong = known & (order.abs() > 1)
+    wrong = wrong_order(order, known)
     if wrong.any():
         raise PoseZooError(
             f"Depth order is -1 (child farther), 0 (level) or 1 (child nearer), but a label says "
             f"{int(order[wrong][0])}: check the annotations."
         )
+
+
+def wrong_order(order: Int8[Tensor, "*batch"], known: Bool[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
+    """Labels other than -1, 0 and 1."""
+    return known & ((order > 1) | (order < -1))
 
 
 def part_order(
@@ -108,8 +113,8 @@ def part_order(
         weak: Use annotations (`depth_order`) where 3D is missing.
 
     Raises:
-        PoseZooError: An annotation is not -1, 0 or 1. Not checked on a GPU, which would have to wait for the answer;
-            the estimator looks before the batch goes there.
+        PoseZooError: An annotation is not -1, 0 or 1. Not checked on a GPU, where every step would wait for the answer;
+            there the estimator asks now and then.
     """
     parent, child = parts.ends(batch["joints3d"].device)
     measured = batch["valid3d"][:, parent] & batch["valid3d"][:, child]
