@@ -67,7 +67,7 @@ def test_the_released_evaluator_has_a_floor_of_3_mm() -> None:
     assert 2.0 < mpjpe(hemlets_released(pixels, rel), truth) < 4.5
 
 
-def test_the_released_evaluator_is_off_by_18_mm_for_a_taller_person() -> None:
+def test_the_released_evaluator_is_off_by_16_to_18_mm_for_a_taller_person() -> None:
     pixels, rel, _, truth = scene(scale=1.04)
     assert 14 < mpjpe(hemlets_released(pixels, rel), truth) < 22
 

@@ -204,6 +204,18 @@ def test_a_stopped_run_saves_its_step_and_says_how_to_go_on(how: int, tmp_path: 
     assert f"posezoo fit -c {config} --ckpt_path {last}" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_two_ranks_stop_at_the_same_step(how: int, tmp_path: Path) -> None:
+    run = start(tmp_path, arguments(tmp_path, "run", workers=1, devices=2, every=0))
+    kill_at(run, tmp_path, 4, how=how)
+
+    (last,) = tmp_path.glob("**/last.ckpt")
+    assert saved_step(last) == 10  # ranks ask each other every ten steps
+    assert [records(tmp_path / "record", rank)[-1]["step"] for rank in range(2)] == [10, 10]
+    assert f"--ckpt_path {last}" in (tmp_path / "output.txt").read_text()
+
+
 def test_last_is_found_or_missed_in_one_sentence(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -231,7 +231,7 @@ def hemlets_released(
     It assumes f = 1150 px and the principal point (500, 500) for every camera, and searches the root depth 1150 s over
     s = 2.0, 2.5 .. 8.0, then -0.5 .. +0.4 in steps of 0.1 around the best, for the smallest mean absolute error of 15
     bones from the constants above. With perfect input it is off by about 3 mm MPJPE for a person of exactly those
-    bones, and by about 18 mm for one who is 4 % taller. The constants leak the subject's skeleton where the truth is
+    bones, and by 16 to 18 mm for one who is 4 % taller. The constants leak the subject's skeleton where the truth is
     Human3.6M's universal one.
 
     Args:

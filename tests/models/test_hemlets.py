@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from posezoo.data.base import read_image
 from posezoo.errors import PoseZooError
 from posezoo.models import HEMlets
 from posezoo.models.backbones import Backbone
@@ -418,6 +419,51 @@ def test_released_weights_are_refused_where_they_mean_something_else() -> None:
         from_official({"head.weight": torch.zeros(1)})
 
 
+# ---------------------------------------------------------------- command line
+
+
+def test_fit_logs_polarity_and_the_checkpoint_knows_bone_lengths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from posezoo.__main__ import main
+
+    run = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false"]
+    run += [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.logger.init_args.name="]
+    small = {"backbone": "resnet10_w8", "width": 8, "feature_width": 8, "depth_bins": 8}
+    data = {"train_length": 8, "val_length": 4, "test_length": 4, "frame_size": 64, "batch_size": 4, "num_workers": 0}
+    arguments = ["-c", "hemlets/demo_synthetic", "-c", "ablations/hemlets-warm-up", "--data.cache=false"]
+    arguments += [f"--model.{key}={value}" for key, value in small.items()]
+    arguments += [f"--data.{key}={value}" for key, value in data.items()]
+    steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"]
+    assert not main(["fit", *arguments, *run, *steps, "--trainer.logger.init_args.version=fit"])
+    printed = capsys.readouterr().out
+    assert "bone lengths (mean of the training labels)" in " ".join(printed.split())
+    header, *rows = (tmp_path / "fit" / "metrics.csv").read_text().splitlines()
+    assert {"train/loss_triplets", "train/loss_joint_maps", "train/loss_volume", "val/polarity"} <= {*header.split(",")}
+    scores = [row.split(",")[header.split(",").index("val/polarity")] for row in rows]
+    assert 0 <= float(next(filter(None, scores))) <= 100
+
+    assert (tmp_path / "fit" / "pictures" / "val-step2-triplets.png").is_file()
+
+    (checkpoint,) = (tmp_path / "fit" / "checkpoints").glob("best*.ckpt")
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["hyper_parameters"]["warmup"] == 0.05
+    assert (saved["state_dict"]["bone_counts"] > 0).all()
+    test = ["test", f"--ckpt_path={checkpoint}", *run, "--trainer.logger.init_args.version=test"]
+    assert not main([*test, "--model.root_depth=3000"])
+    result = json.loads((tmp_path / "test" / "metrics.json").read_text())["test"]
+    assert result["root_depth_source"] == "3000 mm for everybody"
+    assert math.isfinite(result["metrics"]["abs_mpjpe"])
+
+    sheets = []
+    for model in ("hemlets", "integral"):
+        out = tmp_path / f"{model}.png"
+        options = [word for word in arguments[4:] if "feature_width" not in word or model == "hemlets"]
+        assert not main(["show-batch", "-c", f"{model}/demo_synthetic", "--count=1", f"--out={out}", "--", *options])
+        sheets.append(read_image(out))
+    assert sheets[0].shape[1] == sheets[1].shape[1] + 192  # the triplets beside the rest
+
+
 # ---------------------------------------------------------------- schedule and read-out
 
 
@@ -463,16 +509,45 @@ def test_joints_and_cells_of_the_official_convention() -> None:
     torch.testing.assert_close(estimator._cells(batch, (64, 64)), batch["joints2d"] * 63 / 256)
 
 
+# ---------------------------------------------------------------- pictures
+
+
+def test_pictures_show_three_states_in_three_colours() -> None:
+    from posezoo.models.hemlets.pictures import FARTHER, LEVEL, NEARER, draw_triplets
+
+    maps = np.zeros((2, 3, 16, 16), np.float32)
+    maps[0, 0, 2, 3] = maps[1, 1, 8, 8] = maps[1, 2, 12, 5] = 1
+    maps[0, 2, 14, 14] = -5  # linear maps may be negative: that is nothing
+    picture = draw_triplets(np.zeros((64, 64, 3), np.uint8), maps, 80)
+    assert picture.shape == (80, 80, 3)
+    for (row, column), colour in {(2, 3): FARTHER, (8, 8): LEVEL, (12, 5): NEARER}.items():
+        assert tuple(picture[5 * row + 2, 5 * column + 2]) == colour  # its cell is five pixels wide
+    assert not picture[72, 72].any()
+    two = draw_triplets(np.zeros((64, 64, 3), np.uint8), maps[:, [0, 2]], 80)
+    assert tuple(two[62, 27]) == NEARER
+    assert not two[42, 42].any()
+
+
+def test_an_estimator_draws_prediction_against_target() -> None:
+    estimator, batch = tiny(image_size=256, stride=4, deconvs=1).eval(), spread_out()
+    prediction = estimator.estimate(batch)
+    targets = estimator.map_targets(batch, (64, 64))
+    prediction.aux["maps"] = torch.cat([targets.joints, targets.parts.flatten(1, 2)], 1)
+    sheet = estimator.pictures(prediction, batch, 4)["triplets"]
+    left, right = sheet[4:196, 4:196], sheet[4:196, 196:388]
+    assert np.array_equal(left, right)
+    assert np.array_equal(left, estimator.label_picture(batch, 0, 192))
+    assert left.std() > 10
+
+
 # ---------------------------------------------------------------- T13: learning
 
 
-def rendered(count: int, size: int = 64) -> Batch:
+def rendered(count: int, split: str = "train") -> Batch:
     from posezoo.data import SyntheticPeople
 
-    data = SyntheticPeople(
-        preset="easy", train_length=count, skeleton="hemlets18", image_size=size, crop="image_plane", frame_size=96
-    )
-    crops = data.crops("train")
+    shape: dict[str, Any] = {"skeleton": "hemlets18", "image_size": 64, "crop": "image_plane", "frame_size": 96}
+    crops = SyntheticPeople(preset="easy", train_length=count, test_length=count, **shape).crops(split)
     return cast(Batch, default_collate([crops[i] for i in range(count)]))
 
 
@@ -537,3 +612,45 @@ def test_t13_sixteen_people_are_learned_by_heart() -> None:
     assert maps < 0.02
     assert right == 1.0
     assert z < 15
+
+
+@pytest.mark.slow
+def test_t13_depth_order_teaches_what_3d_labels_do_not_show() -> None:
+    """3D labels for half of the pose classes, depth order alone for the others; scored on new people of the others."""
+    shown, held_out = rendered(768), rendered(384, split="test")
+    other = shown["action"] % 2 == 1
+    parts = find_parts(HEMLETS18)
+    order, known = part_order(shown, parts, 50.0)
+    shown["depth_order"], shown["valid_order"] = order * other[:, None], known & other[:, None]
+    shown["valid3d"] = shown["valid3d"] & ~other[:, None]
+    held_out = _take(held_out, (held_out["action"] % 2 == 1).nonzero()[:, 0])
+
+    right = {weak: _polarity_after_training(weak, shown, held_out) for weak in (True, False)}
+    print(
+        f"polarity of {len(held_out['image'])} new people of classes without 3D labels: "
+        f"{right[True]:.1f} % with depth order, {right[False]:.1f} % without; "
+        f"{int(other.sum())} of {len(other)} training people have no 3D label"
+    )
+    assert right[True] > right[False]
+
+
+def _polarity_after_training(weak: bool, shown: Batch, held_out: Batch, steps: int = 400) -> float:
+    torch.manual_seed(0)
+    estimator = HEMlets("resnet10_w16", **SMALL, width=48, feature_width=48, weak_labels=weak).train()
+    optimizer = torch.optim.AdamW(estimator.parameters(), lr=4e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        batch = _take(shown, torch.randint(len(shown["image"]), (32,)))
+        terms = estimator.losses(estimator.estimate(batch), batch)
+        optimizer.zero_grad()
+        torch.stack([estimator.loss_weights().get(k, 1.0) * v for k, v in terms.items()]).sum().backward()
+        optimizer.step()
+        schedule.step()
+    estimator.eval()
+    with torch.no_grad():
+        right, known = estimator.polarity_hits(estimator.estimate(held_out), held_out)
+    return 100 * right[known].float().mean().item()
+
+
+def _take(batch: Batch, rows: Tensor) -> Batch:
+    return cast(Batch, {key: cast(Tensor, value)[rows] for key, value in batch.items()})

@@ -115,6 +115,26 @@ def test_channels_are_joint_then_depth() -> None:
         assert coords[:, others].abs().max() < 1e-6
 
 
+def test_training_keeps_one_copy_of_the_volume_and_leaves_it_alone() -> None:
+    head, features = VolumetricHead(4, 18), torch.randn(1, 4, 64, 64)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        volume = head(features)
+        coords, _ = decode_volume(volume, "cells", scored=False)
+    before, size = volume.detach().clone(), volume.untyped_storage().nbytes()
+    assert size == 18 * 64**3 * 4
+    assert volume.untyped_storage().data_ptr() in kept
+    assert sum(kept.values()) < 1.05 * size
+    coords.sum().backward()
+    assert torch.equal(volume, before)
+
+
 # ---------------------------------------------------------------- T9: coordinates
 
 
@@ -446,3 +466,15 @@ def test_it_overfits_a_batch() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_mixed_precision_leaves_depth_and_coordinates_exact() -> None:
+    estimator, batch = tiny().eval(), batch_of()
+    batch["crop_to_image"] = batch["crop_to_image"] * torch.tensor([0.713, 0.713, 1.0])[:, None]
+    plain, spans = estimator.estimate(batch), estimator.depth_range(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(estimator.depth_range(batch), spans)
+        found = estimator.estimate(batch)
+        loss = estimator.losses(found, batch)["volume"]
+    assert {found.joints3d.dtype, found.joints2d.dtype, found.scores.dtype, loss.dtype} == {torch.float32}
+    torch.testing.assert_close(found.joints2d, plain.joints2d, atol=0.05, rtol=0)  # px; the network itself is in bf16

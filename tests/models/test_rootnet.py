@@ -127,3 +127,16 @@ def test_it_learns_what_the_box_does_not_say(tmp_path: Path) -> None:
 def _error(estimator: RootNet, batch: Batch) -> float:
     with torch.no_grad():
         return mrpe(estimator.estimate(batch).joints3d, batch["joints3d"]).item()
+
+
+def test_its_recipe_keeps_the_checkpoint_of_the_smallest_root_error(tmp_path: Path) -> None:
+    from posezoo.__main__ import main
+
+    arguments = ["-c", "rootnet/demo_synthetic", "--model.backbone=resnet10_w8", "--model.width=8"]
+    data = {"train_length": 8, "val_length": 4, "frame_size": 64, "batch_size": 4, "num_workers": 0, "cache": "false"}
+    arguments += [f"--data.{key}={value}" for key, value in data.items()]
+    arguments += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.devices=1"]
+    arguments += [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.logger.init_args.version=run"]
+    assert not main(["fit", *arguments, "--trainer.logger.init_args.name=", "--trainer.enable_progress_bar=false"])
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("best*.ckpt")
+    assert checkpoint.name.startswith("best-step2-mrpe")

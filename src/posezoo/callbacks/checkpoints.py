@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from posezoo.callbacks.pose_metrics import run_folder
 from posezoo.errors import PoseZooError
 
-_ASK_EVERY = 10  # steps between two questions to the other ranks whether one of them got Ctrl-C
+_ASK_EVERY = 10  # steps between two questions to the other ranks whether one of them was asked to stop
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -111,49 +111,55 @@ class LastCheckpoint(Checkpoint):
         self.folder = Path(dirpath).expanduser() if dirpath else None
         self.path = Path()
         self._saved = 0  # step of the newest save
-        self._interrupted = False
-        self._previous_handler: Any = None
+        self._stop = 0  # the signal that asked for the end
+        self._previous: dict[int, Any] = {}  # handlers of other people
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Find the folder; a collective call."""
         self.path = (self.folder or run_folder(trainer) / "checkpoints") / "last.ckpt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """From here on, the first Ctrl-C waits for the end of the step."""
-        self._saved, self._interrupted = trainer.global_step, False
-        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if usual and threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        """From here on, the first Ctrl-C and SIGTERM wait for the end of the step.
+
+        Lightning's handler of SIGTERM talks to the other ranks from within the signal, wherever they are just now, so
+        ours takes its place; except where SLURM requeues, which is Lightning's business.
+        """
+        self._saved, self._stop = trainer.global_step, 0
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_signal)
+        environment = trainer._accelerator_connector.cluster_environment
+        if not getattr(environment, "auto_requeue", False):
+            self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Save when it is time to; a validation that is about to run comes first."""
         if trainer.fast_dev_run or trainer.fit_loop._should_accumulate():
             return
-        interrupted = self._is_interrupted(trainer)
+        stop = self._agreed(trainer)
         if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             return
-        if interrupted or self._is_due(trainer):
+        if stop or self._is_due(trainer):
             self._save(trainer)
-        if interrupted:
-            raise KeyboardInterrupt
+        self._end(stop)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Save together with the score."""
         if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
             return
         self._save(trainer)
-        if self._is_interrupted(trainer):
-            raise KeyboardInterrupt
+        self._end(self._agreed(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Save the result of a run that ended between two saves."""
         if not trainer.fast_dev_run:
             self._save(trainer)
-        self._restore_handler()
+        self._restore_handlers()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Say how to go on. SIGTERM stops between two steps, so that its state is worth saving."""
-        self._restore_handler()
+        self._restore_handlers()
         if trainer.state.fn != "fit" or trainer.fast_dev_run or trainer.sanity_checking:
             return
         if isinstance(exception, SIGTERMException):
@@ -179,25 +185,33 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = trainer.global_step
 
-    def _on_interrupt(self, _signal: int, _frame: Any) -> None:
-        if self._interrupted:
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        if self._stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._interrupted = True
+        self._stop = number
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            print("\nCtrl-C: saving after this step; press it again to stop at once.", flush=True)
+            again = "; press it again to stop at once" if number == signal.SIGINT else ""
+            print(f"\n{signal.Signals(number).name}: saving after this step{again}.", flush=True)
 
-    def _is_interrupted(self, trainer: pl.Trainer) -> bool:
-        """Whether any rank was. Ranks ask each other at the same steps, but not at every one."""
+    def _agreed(self, trainer: pl.Trainer) -> int:
+        """The signal that any rank has got, or 0. Ranks ask each other at the same steps, but not at every one."""
         if trainer.world_size == 1:
-            return self._interrupted
+            return self._stop
         if trainer.training and trainer.global_step % _ASK_EVERY:
-            return False
-        return bool(trainer.strategy.reduce_boolean_decision(self._interrupted, all=False))
+            return 0
+        mine = torch.tensor(float(self._stop), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
-    def _restore_handler(self) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+    @staticmethod
+    def _end(stop: int) -> None:
+        if stop == signal.SIGINT:
+            raise KeyboardInterrupt
+        if stop:
+            raise SIGTERMException
+
+    def _restore_handlers(self) -> None:
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _how_to_resume(self, trainer: pl.Trainer) -> str:
         if not self.path.is_file():

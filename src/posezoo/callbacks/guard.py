@@ -93,14 +93,15 @@ class NonFiniteGuard(pl.Callback):
     def _is_finite(self, trainer: pl.Trainer, gradients: list[Tensor]) -> bool:
         """Whether the loss on every rank and the gradients (equal on all ranks by now) are finite."""
         parts = [] if self._loss is None else [self._loss.float()]
-        if gradients:  # the largest absolute value, which cannot overflow as a sum of squares does
-            parts.append(torch.stack([n.float() for n in torch._foreach_norm(gradients, float("inf"))]).max())
-        if not parts:
-            return True
-        bad = ~torch.stack(parts).isfinite().all()
+        if gradients:
+            parts.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum())
+        bad = bool(parts) and not bool(torch.stack(parts).isfinite().all())
+        if bad and (self._loss is None or self._loss.isfinite()):  # the squares of huge gradients overflow, too
+            bad = not all(bool(gradient.isfinite().all()) for gradient in gradients)
         if trainer.world_size > 1:
-            bad = trainer.strategy.reduce(bad.float(), reduce_op="sum") > 0
-        return not bool(bad)
+            ours = torch.tensor(float(bad), device=trainer.strategy.root_device)
+            bad = bool(trainer.strategy.reduce(ours, reduce_op="sum"))
+        return not bad
 
     def _forget(self) -> None:
         self._loss, self._batches = None, []

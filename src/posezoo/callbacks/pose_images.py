@@ -17,6 +17,8 @@ TILE = 192  # px, side of a crop in the picture
 class PoseImages(pl.Callback):
     """Writes `pictures/val-step<n>.png` into the run folder after every validation, and hands it to wandb if that logs.
 
+    A method's own pictures (the triplets of HEMlets) follow as `val-step<n>-<name>.png`.
+
     Args:
         count: How many crops of the first batch to draw; 0 for none.
         columns: Tiles in a row.
@@ -36,13 +38,18 @@ class PoseImages(pl.Callback):
         """Draw the first batch on the main process."""
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero or self.count < 1:
             return
-        picture = comparison(outputs, to_device(batch, "cpu"), pl_module.skeleton, self.count, self.columns)
-        path = self._folder / "pictures" / f"val-step{trainer.global_step}.png"
+        poses = comparison(outputs, to_device(batch, "cpu"), pl_module.skeleton, self.count, self.columns)
+        self._write(trainer, "poses", f"val-step{trainer.global_step}.png", poses)
+        for name, picture in pl_module.pictures(outputs, batch, self.count).items():
+            self._write(trainer, name, f"val-step{trainer.global_step}-{name}.png", picture)
+
+    def _write(self, trainer: Any, name: str, file: str, picture: Any) -> None:
+        path = self._folder / "pictures" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(path, picture)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image("val/poses", [picture], step=trainer.global_step)
+                logger.log_image(f"val/{name}", [picture], step=trainer.global_step)
 
 
 def comparison(prediction: Prediction, batch: Batch, skeleton: Skeleton, count: int, columns: int = 2) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
@@ -35,7 +35,7 @@ class SaveRunConfig(SaveConfigCallback):
         name = "config" if stage == "fit" else stage
         config = self.config.clone()
         if config.get("data") is not None:
-            config["data"] = dict_to_namespace(plain(config["data"]))
+            config["data"] = plain(config["data"], Namespace)
         self.parser.save(config, folder / f"{name}.yaml", skip_none=False, overwrite=True, multifile=self.multifile)
         write_json(folder / "environment.json", environment())
         settings = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -50,19 +50,27 @@ class SaveRunConfig(SaveConfigCallback):
             checkpoint["posezoo_data"] = plain(data)
 
 
-def plain(value: Any, inside: bool = False) -> Any:
+def plain(value: Any, kind: Any = dict, owned: bool = False) -> Any:
     """A configuration as plain dictionaries and lists, which alone load with weights_only=True.
 
     Datasets inside it (the sources of `Mixed`) lose what the model owns: it reaches them from outside.
+
+    Args:
+        value: What jsonargparse has parsed.
+        kind: What becomes of its namespaces.
+        owned: Whether this is inside a dataset.
     """
     if isinstance(value, list | tuple):
-        return [plain(item, inside=True) for item in value]
-    if not isinstance(value, dict | Namespace):
+        return [plain(item, kind, owned) for item in value]
+    if isinstance(value, Namespace):
+        return kind(**plain(vars(value), kind, owned))
+    if not isinstance(value, dict):
         return value
-    items = vars(value) if isinstance(value, Namespace) else value
-    copied = {key: plain(item, inside=True) for key, item in items.items()}
-    if inside and "class_path" in copied and isinstance(copied.get("init_args"), dict):
-        copied["init_args"] = {key: item for key, item in copied["init_args"].items() if key not in MODEL_OWNED}
+    copied = {key: plain(item, kind, owned=True) for key, item in value.items()}
+    arguments = copied.get("init_args")
+    if owned and "class_path" in copied and arguments:
+        for name in MODEL_OWNED:
+            arguments.pop(name, None)
     return copied
 
 

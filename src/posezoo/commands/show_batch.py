@@ -27,15 +27,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.count < 1 or args.columns < 1:
         raise PoseZooError("--count and --columns must be at least 1.")
-    data = _datamodule(args)
-    sheet = contact_sheet(data.crops(args.split), args.count, args.columns)
+    model, data = _model_and_data(args)
+    sheet = contact_sheet(data.crops(args.split), args.count, args.columns, model)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_picture(args.out, sheet)
     print(f"Wrote {args.out}: {args.split} crops of {type(data).__name__}; left is blue, right is orange.")
     return 0
 
 
-def _datamodule(args: argparse.Namespace) -> Any:
+def _model_and_data(args: argparse.Namespace) -> tuple[Any, Any]:
     from posezoo import cli
 
     options = [word for word in args.options if word != "--"]
@@ -43,16 +43,17 @@ def _datamodule(args: argparse.Namespace) -> Any:
     cli.load_plugins()
     arguments = cli.resolve_recipes([*configs, *options, "--trainer.logger", "false"])
     cli.check_arguments(["show-batch", *arguments])
-    data = cli.build(arguments, run=False).datamodule
-    data.prepare_data()
-    return data
+    built = cli.build(arguments, run=False)
+    built.datamodule.prepare_data()
+    return built.model, built.datamodule
 
 
-def contact_sheet(crops: Any, count: int, columns: int) -> Any:
+def contact_sheet(crops: Any, count: int, columns: int, model: Any = None) -> Any:
     """Crops of a CropDataset with their labels drawn in, uint8 RGB.
 
     Each tile shows the crop with the 2D joints over it (far limbs first) and the 3D pose from two sides; without 3D
-    labels it says what there is instead. The number is the sample's index, after that of its source in a mix.
+    labels it says what there is instead. The number is the sample's index, after that of its source in a mix. What the
+    model itself makes of the labels (the triplets of HEMlets) stands beside them.
     """
     import numpy as np
 
@@ -61,9 +62,10 @@ def contact_sheet(crops: Any, count: int, columns: int) -> Any:
 
     skeleton, tiles = crops.spec.skeleton, []
     zoom = max(1, round(TILE / crops.spec.image_size))
-    rows = [{name: value.numpy() for name, value in crops[key].items()} for key in crops.preview(count)]
+    tensors = [crops[key] for key in crops.preview(count)]
+    rows = [{name: value.numpy() for name, value in sample.items()} for sample in tensors]
     mixed = len({int(row["source"]) for row in rows}) > 1
-    for row in rows:
+    for sample, row in zip(tensors, rows, strict=True):
         name = f"{row['source']}: {row['index']}" if mixed else f"{row['index']}"
         image = np.ascontiguousarray(row["image"].transpose(1, 2, 0))
         depth = row["joints3d"][:, 2] if row["valid3d"].any() else None
@@ -75,5 +77,13 @@ def contact_sheet(crops: Any, count: int, columns: int) -> Any:
         else:
             pose, parts = np.full((side, side, 3), 255, np.uint8), int(row["valid_order"].sum())
             text = f"{name}, 2D and order of {parts} parts" if parts else f"{name}, 2D only"
-        tiles.append(caption(np.hstack([overlay, pose]), text))
+        own = _own_picture(model, sample, side)
+        tiles.append(caption(np.hstack([overlay, pose, *own]), text))
     return tile(tiles, columns)
+
+
+def _own_picture(model: Any, sample: dict[str, Any], side: int) -> list[Any]:
+    if model is None:
+        return []
+    picture = model.label_picture({name: value[None] for name, value in sample.items()}, 0, side)
+    return [] if picture is None else [picture]

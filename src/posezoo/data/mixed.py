@@ -142,7 +142,7 @@ class Mixed(PoseDataModule):
         try:
             sampler = MixedSampler(indices, self.counts, seeds, batches)
         except ValueError as error:
-            raise PoseZooError(f"{error}: give --data fewer devices or more samples.") from error
+            raise PoseZooError(f"{error}: lower --trainer.devices or add samples.") from error
         if sampler.batches == 0:
             raise PoseZooError(
                 f"The first source ({self._name(0)}) has {len(indices[0])} samples, fewer than its {self.counts[0]} in "

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from posezoo.data.base import PoseDataModule, PoseDataset, read_image
 from posezoo.data.crop import CropSpec
@@ -336,7 +337,7 @@ def _read(path: Path, field: str) -> NDArray[np.float64]:
             f"{path} is a MATLAB 7.3 file, which posezoo does not read: save it again in MATLAB with "
             f"save('{path.name}', '{field}', '-v7')."
         ) from error
-    except (OSError, ValueError, TypeError, KeyError, IndexError, zlib.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, IndexError, MatReadError, zlib.error) as error:
         raise PoseZooError(f"{path} cannot be read ({error}): take it from lsp-mpii-ordinal.zip again.") from error
     if field not in content:
         fields = ", ".join(name for name in content if not name.startswith("__")) or "nothing"

@@ -70,6 +70,14 @@ class PoseEstimator(pl.LightningModule, ABC):
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Every loss term, unweighted. A term without labels is 0 and connected to the graph, so that no rank hangs."""
 
+    def pictures(self, prediction: Prediction, batch: Batch, count: int) -> dict[str, Any]:
+        """Pictures that only this method has, by name: uint8 RGB of the first `count` samples; for `PoseImages`."""
+        return {}
+
+    def label_picture(self, batch: Batch, row: int, side: int) -> Any:
+        """What only this method makes of a sample's labels: uint8 RGB [side, side, 3] for `show-batch`, or None."""
+        return None
+
     def loss_weights(self) -> dict[str, float]:
         """Weight of each loss term; 1 for those not named."""
         return {}

@@ -261,7 +261,7 @@ def box_share(batch: Batch, side: int, box: BoxKind, root: int) -> Float[Tensor,
         return (side * depth / (focal * 2000.0)).where(known, 1.0)
     homography = batch["crop_to_image"]
     centre = homography.new_tensor([(side - 1) / 2, (side - 1) / 2, 1.0])
-    scale: Tensor = torch.linalg.det(homography).abs().sqrt() / (homography[:, 2] @ centre).abs().pow(1.5)
+    scale: Tensor = torch.linalg.det(homography).abs().sqrt() / (homography[:, 2] * centre).sum(-1).abs().pow(1.5)
     return side * scale / batch["box"][:, 2:].amax(1)
 
 

@@ -1,7 +1,8 @@
 """The HEMlets estimator: network, triplet targets, losses and schedule."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Bool, Float, Int8
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -25,6 +26,7 @@ from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
 
 CHECK_EVERY = 50  # batches between two looks at labels on a GPU
+TILE = 192  # px, side of a crop in a picture
 
 
 class HEMlets(VolumetricPose):
@@ -231,6 +233,45 @@ class HEMlets(VolumetricPose):
         known = known & batch["valid2d"][:, child]
         known = known & (order != 0) if self.states == 2 else known
         return (read_polarity(triplets, self._cells(batch, size), self.parts) == order) & known, known
+
+    # ------------------------------------------------------------------------------------------------- pictures
+
+    def pictures(self, prediction: Prediction, batch: Batch, count: int) -> dict[str, Any]:
+        """Sheets for `PoseImages`: the first crops with predicted triplets, beside the target ones; uint8 RGB.
+
+        Args:
+            prediction: Of this estimator, with `aux`.
+            batch: Its labels, on any device.
+            count: How many crops to draw.
+        """
+        from posezoo.models.hemlets.pictures import LEGEND
+        from posezoo.viz.draw2d import caption, tile
+
+        _, found = self.split_maps(prediction.aux["maps"].detach().float())
+        targets = self.map_targets(batch, (found.shape[-2], found.shape[-1]))
+        right, known = self.polarity_hits(prediction, batch)
+        sheets = []
+        for row in range(min(count, len(found))):
+            pair = [self._drawn(batch, maps, row) for maps in (found, targets.parts)]
+            hits = f"{int(right[row].sum())} of {int(known[row].sum())} right"
+            sheets.append(caption(np.hstack(pair), f"predicted, target: {hits}; {LEGEND}"))
+        return {"triplets": tile(sheets, 2)}
+
+    def label_picture(self, batch: Batch, row: int, side: int) -> Any:
+        """A crop with its target triplets over it, for `posezoo show-batch`; uint8 RGB [side, side, 3].
+
+        Args:
+            batch: Labels and crops.
+            row: Which of them.
+            side: Height and width of the picture, px.
+        """
+        return self._drawn(batch, self.map_targets(batch, (64, 64)).parts, row, side)
+
+    def _drawn(self, batch: Batch, triplets: Tensor, row: int, side: int = TILE) -> Any:
+        from posezoo.models.hemlets.pictures import draw_triplets
+
+        image = np.ascontiguousarray(batch["image"][row].permute(1, 2, 0).cpu().numpy())
+        return draw_triplets(image, triplets[row].cpu().numpy(), side)
 
 
 def _check(sigma: float, epsilon: float, states: int, warmup: float, crop: CropKind) -> None:

@@ -1,5 +1,7 @@
 """The derived cell, and what it shares with the cell of the search."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -46,15 +48,15 @@ class FixedCell(nn.Module):
         super().__init__()
         self.project = nn.ModuleList(Projection(count, channels) for count in in_channels)
         self.sources = [[edge.source for edge in node] for node in cell]
-        self.nodes = nn.ModuleList(
-            nn.ModuleList(OPERATIONS[edge.op](channels, True) for edge in node) for node in cell
-        )
+        self.nodes = nn.ModuleList(nn.ModuleList(OPERATIONS[edge.op](channels, True) for edge in node) for node in cell)
         self.out_channels = channels * len(cell)
 
-    def forward(self, first: Tensor, second: Tensor, size: tuple[int, int]) -> Float[Tensor, "batch outputs rows columns"]:
+    def forward(
+        self, first: Tensor, second: Tensor, size: tuple[int, int]
+    ) -> Float[Tensor, "batch outputs rows columns"]:
         """Features of the given size."""
         states = [project(x, size) for project, x in zip(self.project, (first, second), strict=True)]
-        for operations, sources in zip(self.nodes, self.sources, strict=True):
-            terms = [op(states[s - 1]) for op, s in zip(operations, sources, strict=True)]  # type: ignore[arg-type]
+        for node, sources in zip(self.nodes, self.sources, strict=True):
+            terms = [op(states[s - 1]) for op, s in zip(cast(nn.ModuleList, node), sources, strict=True)]
             states.append(sum(terms[1:], terms[0]))
         return torch.cat(states[INPUTS:], 1)

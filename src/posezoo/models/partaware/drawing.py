@@ -27,7 +27,8 @@ def draw_genotype(genotype: Genotype, title: str = "") -> str:
     columns = max(len(cells) for cells in genotype.decoders.values())
     width, height = columns * _WIDTH, len(genotype.decoders) * _HEIGHT + _TOP
     drawn = [
-        f'<g transform="translate({column * _WIDTH} {row * _HEIGHT + _TOP})">{_cell(cell, _caption(genotype, name, column))}</g>'
+        f'<g transform="translate({column * _WIDTH} {row * _HEIGHT + _TOP})">'
+        f"{_cell(cell, _caption(genotype, name, column))}</g>"
         for row, (name, cells) in enumerate(genotype.decoders.items())
         for column, cell in enumerate(cells)
     ]
@@ -77,7 +78,9 @@ def _line(start: tuple[float, float], end: tuple[float, float], colour: str, arr
     length = ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5
     x2, y2 = x2 - 15 * (x2 - x1) / length, y2 - 15 * (y2 - y1) / length  # ends at the rim of the node
     marker = ' marker-end="url(#arrow)"' if arrow else ""
-    return f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="{colour}" stroke-width="1.6"{marker}/>'
+    return (
+        f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" stroke="{colour}" stroke-width="1.6"{marker}/>'
+    )
 
 
 def _node(where: tuple[float, float], name: str) -> str:

@@ -108,7 +108,12 @@ class PartAware(VolumetricPose):
         check_image_size(image_size, output_stride, len(widths))
         found = control_genotype(load_genotype(genotype), self.skeleton, control, control_seed, len(widths))
         self.genotype: Genotype = found
-        self._body = {"name": backbone, "stride": stride, "centered_stride": centered_stride, "bn_momentum": bn_momentum}
+        self._body = {
+            "name": backbone,
+            "stride": stride,
+            "centered_stride": centered_stride,
+            "bn_momentum": bn_momentum,
+        }
         self._head = {"output_stride": output_stride, "depth_bins": depth_bins, "inputs": inputs}
         self._counted: list[Encoder] = []  # in a list, so that it is no part of the model
         self.widths = fit_widths(list(widths), self._cost_at, max_params, max_gmacs)

@@ -80,14 +80,20 @@ class Genotype:
         Raises:
             PoseZooError: They do not fit the skeleton, a group has no decoder, or mirrored groups differ.
         """
-        groups = resolve_groups(self.groups, skeleton)
+        try:
+            groups = resolve_groups(self.groups, skeleton)
+        except PoseZooError as error:
+            if self.preset not in skeleton.groups or isinstance(self.groups, str):
+                raise
+            hint = f"Delete groups.joints from the genotype to use its preset {self.preset} on {skeleton.name}."
+            raise PoseZooError(f"{error} {hint}") from None
         unknown = [name for name in self.decoders if name not in groups and name != EVERY]
         if unknown:
             raise PoseZooError(f"decoders.{unknown[0]} belongs to no group: {did_you_mean(unknown[0], groups)}")
         for name, twin in twins(groups, skeleton).items():
             if self.decoder(name) != self.decoder(twin):
                 raise PoseZooError(
-                    f"decoders.{name} must equal decoders.{twin}: they are left and right, and a flip test averages them."
+                    f"decoders.{name} must equal decoders.{twin}: left and right are averaged by a flip test."
                 )
         return groups
 
@@ -103,7 +109,9 @@ class Genotype:
         if cells is not None and len(found) == 1:
             return found * cells
         if cells is not None and len(found) != cells:
-            raise PoseZooError(f"decoders.{group} has {len(found)} cells, the model {cells}: set --model.widths to match.")
+            raise PoseZooError(
+                f"decoders.{group} has {len(found)} cells, the model {cells}: set --model.widths to match."
+            )
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,12 +177,16 @@ def _dump(content: dict[str, Any]) -> str:
         name: [cell | {"nodes": [Line(node) for node in cell["nodes"]]} for cell in cells]
         for name, cells in content["decoders"].items()
     }
+    search = {name: Line(value) if isinstance(value, list) else value for name, value in content["search"].items()}
     groups = dict(content["groups"])
     if "joints" in groups:
         groups["joints"] = {name: Line(joints) for name, joints in groups["joints"].items()}
     cell = content["cell"] | {"concat": Line(content["cell"]["concat"])}
     text: str = yaml.dump(
-        content | {"decoders": decoders, "groups": groups, "cell": cell}, Dumper=Dumper, sort_keys=False, width=150
+        content | {"decoders": decoders, "groups": groups, "cell": cell, "search": search},
+        Dumper=Dumper,
+        sort_keys=False,
+        width=150,
     )
     return text
 
@@ -251,6 +263,8 @@ def _joints(joints: Any) -> dict[str, tuple[str, ...]]:
 def _cells(rows: Any, place: str) -> tuple[Cell, ...]:
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise PoseZooError(f"{place} must be a list of cells, each with its nodes.")
+    if not rows:
+        raise PoseZooError(f"{place} has no cells: list one, or one for each resolution.")
     return tuple(_cell(row.get("nodes"), f"{place}[{number}].nodes") for number, row in enumerate(rows))
 
 
@@ -290,7 +304,9 @@ def check_cell(cell: Cell, place: str) -> None:
         for k, edge in enumerate(node):
             if edge.op == NONE or edge.op not in OPERATIONS:
                 known = [op for op in OPERATIONS if op != NONE]
-                raise PoseZooError(f"{here}[{k}].op is the unknown operation '{edge.op}': {did_you_mean(edge.op, known)}")
+                raise PoseZooError(
+                    f"{here}[{k}].op is the unknown operation '{edge.op}': {did_you_mean(edge.op, known)}"
+                )
             if not 1 <= edge.source < name:
                 raise PoseZooError(
                     f"{here}[{k}].from is {edge.source}, but x{name} may only read nodes 1 to {name - 1}: a cell must "
@@ -392,7 +408,9 @@ def random_genotype(groups: Groups, owners: dict[str, str], cells: int, nodes: i
     drawn = {
         name: tuple(
             derive_cell(
-                torch.randn(shape, generator=g, dtype=torch.float64), torch.randn(shape[0], generator=g), list(OPERATIONS)
+                torch.randn(shape, generator=g, dtype=torch.float64),
+                torch.randn(shape[0], generator=g),
+                list(OPERATIONS),
             )
             for _ in range(cells)
         )

@@ -1,7 +1,7 @@
 """The part-aware network: one encoder, one decoder for each group of joints, one volume for each joint.
 
-    image -> encoder -> c4, c5 -> group 1: cell, cell, cell -> 1x1 -> volumes of its joints
-                               -> group 2: ...                        -> scattered to the skeleton's order
+Image -> encoder -> c4, c5 -> for each group: cell, cell, cell, 1x1 convolution -> volumes of its joints -> soft-argmax
+-> the skeleton's joint order.
 """
 
 from collections.abc import Callable, Sequence

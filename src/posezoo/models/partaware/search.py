@@ -200,7 +200,9 @@ class PartAwareSearch(VolumetricPose):
             PoseZooError: float16, whose loss scaling knows one optimiser only, or no epoch for the architecture.
         """
         if str(self.trainer.precision).startswith("16"):
-            raise PoseZooError("A search has two optimisers, which float16 scaling cannot serve: set bf16-mixed or 32-true.")
+            raise PoseZooError(
+                "A search has two optimisers, which float16 scaling cannot serve: set bf16-mixed or 32-true."
+            )
         epochs = self.trainer.max_epochs
         if epochs is not None and 0 < epochs <= self.arch_warmup:
             raise PoseZooError(
@@ -291,7 +293,9 @@ class PartAwareSearch(VolumetricPose):
         if self.lr_scheduler_factory is not None:
             schedule = self.lr_scheduler_factory(optimizer)
         if isinstance(schedule, ReduceLROnPlateau):
-            raise PoseZooError("A search steps its schedule every batch, so --model.lr_scheduler cannot wait for a plateau.")
+            raise PoseZooError(
+                "A search steps its schedule every batch, so --model.lr_scheduler cannot wait for a plateau."
+            )
         arch = self.arch_parameters()
         if self.arch_optimizer_factory is None:
             arch_optimizer: Optimizer = Adam(arch, lr=6e-4, betas=(0.5, 0.999), weight_decay=1e-3)
@@ -311,7 +315,8 @@ class PartAwareSearch(VolumetricPose):
         named = self.weights()
         encoder = [p for name, p in named.items() if name.startswith("encoder.")]
         others = [p for name, p in named.items() if not name.startswith("encoder.")]
-        rates = [{"params": encoder, "lr": self.learning_rate * self.encoder_lr_scale}, {"params": others}]
+        rates: list[dict[str, Any]] = [{"params": encoder, "lr": self.learning_rate * self.encoder_lr_scale}]
+        rates.append({"params": others})
         optimizer = Adam(rates, lr=self.learning_rate)
         if self.lr_scheduler_factory is not None:
             return optimizer, None
@@ -411,7 +416,7 @@ class PartAwareSearch(VolumetricPose):
             return "noise: the architecture has not been trained yet"
         if entropy > NOISE_ENTROPY:
             return (
-                f"noise: the operations still weigh alike (normalised entropy {entropy:.3f} > {NOISE_ENTROPY}), so this "
+                f"noise: operations still weigh alike (normalised entropy {entropy:.3f} > {NOISE_ENTROPY}), so this "
                 "genotype is no better than a random one; search longer or raise the architecture's learning rate"
             )
         return f"decided (normalised entropy {entropy:.3f})"
@@ -459,7 +464,11 @@ class PartAwareSearch(VolumetricPose):
         picture = draw_genotype(genotype, f"epoch {self.current_epoch}: {genotype.search['verdict']}")
         (every / f"{name}.svg").write_text(picture, encoding="utf-8")
         torch.save({k: p.detach().cpu() for k, p in self.network.arch.state_dict().items()}, every / f"{name}.pt")
-        for path in (every / f"{name}.yaml", folder / "genotype.yaml", *([folder / "genotype_best.yaml"] if best else [])):
+        for path in (
+            every / f"{name}.yaml",
+            folder / "genotype.yaml",
+            *([folder / "genotype_best.yaml"] if best else []),
+        ):
             genotype.save(path)
 
     def on_train_end(self) -> None:
@@ -475,7 +484,11 @@ class PartAwareSearch(VolumetricPose):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also what is remembered of past genotypes."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["partaware_search"] = {"best_loss": self.best_loss, "history": self.history, "epoch": self._published}
+        checkpoint["partaware_search"] = {
+            "best_loss": self.best_loss,
+            "history": self.history,
+            "epoch": self._published,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""

@@ -47,7 +47,7 @@ class MixedEdge(nn.Module):
         """The mixture; channels are shuffled, so that the next edge mixes others."""
         head = x if self.partial == 1 else x[:, : self.mixed]
         terms = [weights[n] * op(head) for n, op in zip(self.used, self.operations, strict=True)]
-        mixture = sum(terms[1:], terms[0])
+        mixture: Tensor = sum(terms[1:], terms[0])
         if self.partial == 1:
             return mixture
         return F.channel_shuffle(torch.cat([mixture, x[:, self.mixed :]], 1), self.partial)
@@ -121,7 +121,9 @@ class ArchParameters(nn.Module):
             {key: nn.Parameter(_INIT * torch.randn(len(edges))) for key in keys} if edge_weights else {}
         )
         self.relaxation, self.temperature = relaxation, temperature
-        self.into = [[e for e, (_, node) in enumerate(edges) if node == n] for n in range(INPUTS + 1, INPUTS + nodes + 1)]
+        self.into = [
+            [e for e, (_, node) in enumerate(edges) if node == n] for n in range(INPUTS + 1, INPUTS + nodes + 1)
+        ]
 
     def weights(self, key: str) -> tuple[Float[Tensor, "edges operations"], Float[Tensor, " edges"]]:
         """Weights of operations (each row sums to 1), and of edges (1 for each node's, or all 1 without them)."""
@@ -192,7 +194,7 @@ class SuperNetwork(PartAwareNetwork):
         }
 
     def _derive(self, key: str, max_skips: int, none_counts: bool) -> Cell:
-        beta = self.arch.beta[key] if key in self.arch.beta else None
+        beta = self.arch.beta.get(key)
         return derive_cell(self.arch.alpha[key], beta, self.operations, max_skips, none_counts)
 
     def expected_macs(self, image_size: int) -> Tensor:
@@ -261,11 +263,11 @@ def _check(operations: Sequence[str], nodes: int, partial: int, widths: Sequence
         raise PoseZooError(f"--model.partial_k must be 1, 2 or 4 (one in k channels is mixed), got {partial}.")
     for width in widths:
         if width < 1 or width % partial:
-            raise PoseZooError(f"--model.widths must be positive multiples of --model.partial_k {partial}, got {width}.")
+            raise PoseZooError(
+                f"--model.widths must be positive multiples of --model.partial_k {partial}, got {width}."
+            )
     kind = arch.get("relaxation", "softmax")
     if kind not in get_args(Relaxation):
         raise PoseZooError(f"Unknown --model.relaxation '{kind}': {did_you_mean(str(kind), get_args(Relaxation))}")
     if not arch.get("temperature", 1.0) > 0:
         raise PoseZooError(f"--model.temperature must be positive, got {arch['temperature']}.")
-
-
