@@ -48,9 +48,8 @@ def tiny(**arguments: Any) -> PartAwareSearch:
 def test_an_edge_mixes_the_first_channels_and_lets_the_others_pass() -> None:
     edge, x = MixedEdge(8, 4, NAMES).eval(), torch.randn(2, 8, 5, 5)
     weights = torch.rand(8).softmax(0)
-    mixed = sum(
-        weights[n] * op(x[:, :2]) for n, op in zip([i for i, name in enumerate(NAMES) if name != NONE], edge.operations, strict=True)
-    )  # fmt: skip
+    used = [n for n, name in enumerate(NAMES) if name != NONE]
+    mixed = sum(weights[n] * op(x[:, :2]) for n, op in zip(used, edge.operations, strict=True))
     expected = torch.cat([mixed, x[:, 2:]], 1)
     shuffled = expected.view(2, 4, 2, 5, 5).transpose(1, 2).reshape(2, 8, 5, 5)
     assert torch.allclose(edge(x, weights), shuffled, atol=1e-6)
@@ -180,10 +179,8 @@ def differenced(
     ahead = {k: (w - xi * g).detach().requires_grad_() for (k, w), g in zip(weights.items(), step, strict=True)}
     d_alpha, *d_w = torch.autograd.grad(arch(ahead), [alpha, *ahead.values()])
     epsilon = numerator / torch.cat([g.flatten() for g in d_w]).norm()
-    at = [
-        torch.autograd.grad(train({k: w + s * epsilon * g for (k, w), g in zip(weights.items(), d_w, strict=True)}), alpha)[0]
-        for s in (1, -1)
-    ]  # fmt: skip
+    moved = [{k: w + s * epsilon * g for (k, w), g in zip(weights.items(), d_w, strict=True)} for s in (1, -1)]
+    at = [torch.autograd.grad(train(at_end), alpha)[0] for at_end in moved]
     return d_alpha - xi * (at[0] - at[1]) / (2 * epsilon)
 
 
@@ -253,6 +250,9 @@ def test_a_mistake_is_one_sentence(arguments: dict[str, Any], sentence: str) -> 
     with pytest.raises(PoseZooError) as error:
         tiny(**arguments)
     assert sentence in str(error.value)
+
+
+SMALL = ["--model.groups=g1", "--model.widths=[8]", "--trainer.callbacks+=PoseImages", "--trainer.callbacks.count=0"]
 
 
 def search(folder: Path, name: str, *more: str, epochs: int = 3) -> list[str]:
@@ -345,21 +345,22 @@ def test_what_was_found_can_be_trained_and_tested(run: Path, tmp_path: Path) -> 
     assert model.genotype.hash == load_genotype(str(run / "genotype.yaml")).hash
 
 
-def test_a_search_goes_on_exactly_where_it_stopped(run: Path, tmp_path: Path) -> None:
-    options = ["--model.arch_optimizer=Adam", "--model.arch_optimizer.lr=0.3", "--model.cost_weight=0.02"]
-    steps = ["--trainer.max_steps=4", "--model.optimizer=Adam", "--model.lr_scheduler=LinearLR"]
-    for name, more in (("whole", ["--trainer.max_steps=10"]), ("half", steps[:1])):
-        assert not main(search(tmp_path, name, *options, *steps[1:], *more))
+def test_a_search_goes_on_exactly_where_it_stopped(tmp_path: Path) -> None:
+    """Stopped in the middle of the second epoch, at its fourth optimiser step."""
+    options = [*SMALL, "--model.arch_optimizer=Adam", "--model.optimizer=Adam", "--model.lr_scheduler=LinearLR"]
+    assert not main(search(tmp_path, "whole", *options, "--trainer.max_steps=8"))
+    assert not main(search(tmp_path, "half", *options, "--trainer.max_steps=4"))
     checkpoint = f"--ckpt_path={tmp_path / 'half' / 'checkpoints' / 'last.ckpt'}"
-    assert not main(search(tmp_path, "rest", *options, *steps[1:], "--trainer.max_steps=10", checkpoint))
+    assert not main(search(tmp_path, "rest", *options, "--trainer.max_steps=8", checkpoint))
     whole, rest = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "rest")
     )
-    assert whole["global_step"] == rest["global_step"] == 10
+    assert whole["global_step"] == rest["global_step"] == 8
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, rest["state_dict"][key]), key
     genotypes = [load_genotype(str(tmp_path / name / "genotype.yaml")) for name in ("whole", "rest")]
     assert genotypes[0] == genotypes[1]
+    assert whole["partaware_search"] == rest["partaware_search"]
 
 
 @pytest.mark.parametrize("more", [["--model.order=2", "--model.lookahead=0.01"], ["--model.relaxation=gumbel"]])
@@ -372,7 +373,7 @@ def test_the_other_ways_to_search_run(more: list[str], tmp_path: Path) -> None:
 
 
 def test_a_search_says_noise_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not main(search(tmp_path, "run", epochs=2))
+    assert not main(search(tmp_path, "run", *SMALL, epochs=2))
     assert "It is noise: operations still weigh alike (normalised entropy 1.000 > 0.95)" in capsys.readouterr().out
     assert load_genotype(str(tmp_path / "run" / "genotype.yaml")).search["verdict"].startswith("noise")
 
@@ -385,20 +386,22 @@ def test_a_search_says_noise_in_plain_words(tmp_path: Path, capsys: pytest.Captu
             ["--data=SyntheticPeople", "--data.batch_size=4", "--data.preset=easy", "--data.train_length=8"],
             "two streams",
         ),
-        (
-            ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss"],
-            "cannot wait for a plateau",
-        ),
     ],
 )
 def test_runs_that_cannot_search_are_refused(
     more: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = search(tmp_path, "run", *more)
+    arguments = search(tmp_path, "run", *SMALL[:2], *more)
     if any(word.startswith("--data=Synth") for word in more):
         arguments = [w for w in arguments if "--data.dataset" not in w and w != "--data=SearchSplit"]
     assert main(arguments) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_schedules_that_wait_for_a_score_are_refused() -> None:
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    with pytest.raises(PoseZooError, match="cannot wait for a plateau"):
+        tiny(optimizer=torch.optim.SGD, lr_scheduler=plateau).configure_optimizers()
 
 
 # ---------------------------------------------------------------- memory (T12)

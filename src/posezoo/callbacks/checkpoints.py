@@ -182,6 +182,8 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if self._saved != trainer.global_step:
+            for logger in trainer.loggers:
+                logger.save()  # the CSV logger keeps up to 100 rows in memory, which a kill would lose
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = trainer.global_step
 

@@ -2,6 +2,10 @@
 
 Sun, Xiao, Wei, Liang, Wei: Integral Human Pose Regression, ECCV 2018; in the form that HEMlets, 3DMPPE and the
 part-aware method start from: ResNet, three deconvolutions, one 64^3 volume per joint, soft-argmax, L1.
+
+From the authors' code, as our notes on it have it: the layers and their initialisation, L1 summed over joints and
+divided by the batch, depth over 2000 mm times the box's scale, Adam and its steps, flip test. Ours: cells at
+(i + 0.5) / n (theirs at i / n), axes that the volume cannot reach do not count, root depth from bone lengths, scores.
 """
 
 from typing import Literal

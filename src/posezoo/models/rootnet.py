@@ -3,6 +3,10 @@
 Moon, Chang, Lee: Camera Distance-aware Top-down Approach for 3D Multi-person Pose Estimation from a Single RGB Image,
 ICCV 2019. A person who fills a box of area A px is about k = sqrt(fx fy A_real / A) away; the network corrects k for
 people who are bent, small or turned.
+
+From the authors' code, as our notes on it have it: the layers, k with A_real = (2000 mm)^2, L1, Adam 1e-3 with one step
+at 17 of 20 epochs, no scale augmentation. Ours: the box is the crop as the data makes it (theirs is the tight box,
+extended to a square and by 1.25), the correction starts at 1, both losses are in metres.
 """
 
 from dataclasses import dataclass

@@ -244,7 +244,8 @@ class PartAwareSearch(VolumetricPose):
         else:
             coords = network(batch["image"]).coords
         with torch.autocast(self.device.type, enabled=False):
-            return integral_loss(coords.float(), *self.volume_targets(batch))
+            coords = coords.to(torch.promote_types(coords.dtype, torch.float32))  # not in bfloat16
+            return integral_loss(coords, *self.volume_targets(batch))
 
     def _arch_step(self, batch: Streams, weight_optimizer: Any, arch_optimizer: Any) -> Tensor:
         """One step of the architecture parameters; the loss on "arch"."""
