@@ -98,12 +98,11 @@ def after_five_steps(rank: int, ranks: int, folder: Path) -> dict[str, Tensor]:
         "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3),
         "arch_optimizer": lambda p: torch.optim.SGD(p, lr=100.0),
     }
-    model = FrozenNorms(**SIZES, arch_warmup=0, clip=0.0, **descent)  # type: ignore[arg-type]
-    for decoder in model.network.decoders.values():  # the root's depth is 0: start away from the kink of L1 there
-        nn.init.normal_(decoder.head.conv.bias)  # type: ignore[union-attr, arg-type]
+    model = FrozenNorms(**SIZES, arch_warmup=0, clip=0.0, **descent).train()  # type: ignore[arg-type]
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
-        accelerator="cpu", precision="64-true", devices=ranks, max_epochs=1, use_distributed_sampler=False, enable_model_summary=False,
+        accelerator="cpu", precision="64-true", devices=ranks, max_epochs=1,
+        use_distributed_sampler=False, enable_model_summary=False,
         default_root_dir=folder, **options,
     )  # fmt: skip
     trainer.fit(model, train_dataloaders=streams(rank, ranks))

@@ -64,6 +64,8 @@ def start(folder: Path, args: list[str], start_method: str = "fork") -> "subproc
             stdout=output,
             stderr=output,
             start_new_session=True,
+            # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

@@ -9,6 +9,7 @@
 import importlib
 import inspect
 import itertools
+import logging
 import re
 import signal
 import sys
@@ -158,8 +159,7 @@ def main(args: list[str] | None = None) -> PoseZooCLI:
         PoseZooError: A mistake of the user, as one sentence.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    for message in SILENCED:
-        warnings.filterwarnings("ignore", message=message)
+    _silence()
     load_plugins()
     arguments = resolve_last(resolve_recipes(arguments))
     check_arguments(arguments)
@@ -167,6 +167,20 @@ def main(args: list[str] | None = None) -> PoseZooCLI:
         return build(arguments, run=True)
     except SIGTERMException:  # Lightning would exit with status 0, as if the run were complete
         raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _silence() -> None:
+    """Leave out of the terminal what a user can do nothing about, and advertisements."""
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    if not any(isinstance(f, _Advertisements) for f in logger.filters):
+        logger.addFilter(_Advertisements())
+
+
+class _Advertisements(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("💡 Tip")
 
 
 def build(arguments: list[str], run: bool) -> PoseZooCLI:

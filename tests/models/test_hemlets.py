@@ -639,7 +639,7 @@ def test_t13_depth_order_teaches_what_3d_labels_do_not_show() -> None:
 
 
 def stick_figures(count: int, split: str = "train", all_second: bool = False) -> Batch:
-    """Figures drawn from the labels of rendered people; every other one is of the second style, with order labels only."""
+    """Figures drawn from rendered people's labels; every other one is of the second style, with order labels only."""
     from posezoo.data import SyntheticPeople
 
     shape: dict[str, Any] = {"skeleton": "hemlets18", "image_size": 64, "crop": "image_plane", "frame_size": 96}
