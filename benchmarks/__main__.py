@@ -1,24 +1,76 @@
-"""`python -m benchmarks [name ...]`: run the named benchmarks, or all of them, one after the other."""
+"""Speed and memory of posezoo beside the reference formulations, measured in turn in one process."""
 
-import runpy
+import argparse
+import json
+import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+# Before any library makes its pool of threads.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+from benchmarks.cases import Case, Wrong, find_cases, known_cases
+from benchmarks.core import environment
+from benchmarks.report import UNMEASURED, Row, as_json, environment_line, markdown, run_case
 
 
-def main(names: list[str]) -> int:
-    known = {path.stem.removeprefix("bench_"): path for path in sorted(HERE.glob("bench_*.py"))}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        print(f"benchmarks: error: unknown benchmark '{unknown[0]}': choose from {', '.join(known)}.", file=sys.stderr)
+def main(argv: list[str] | None = None) -> int:
+    """Run benchmarks; 1 where a contender is wrong (or, with --check, a target is missed), 2 for a mistyped name."""
+    arguments = _parser().parse_args(argv)
+    if arguments.list:
+        print("\n".join(known_cases()))
+        return 0
+    try:
+        cases = find_cases(arguments.case)
+    except KeyError as error:
+        hot_spots = ", ".join(dict.fromkeys(name.partition("/")[0] for name in known_cases()))
+        print(f"benchmarks: error: unknown benchmark '{error.args[0]}': choose from {hot_spots}.", file=sys.stderr)
         return 2
-    sys.argv = sys.argv[:1]
-    for name in names or known:
-        print(f"== {name}", flush=True)
-        runpy.run_path(str(known[name]), run_name="__main__")
-    return 0
+    _one_thread()
+    rounds = arguments.rounds or (3 if arguments.quick else 9)
+    env = environment()
+    rows, wrong = _run(cases, arguments.quick, rounds)
+    print(f"{environment_line(env)}\n\n{markdown(rows)}\n")
+    print("Not measured:\n" + "\n".join(f"- {what}: {why}" for what, why in UNMEASURED.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_json(rows, env, rounds, arguments.quick), indent=1) + "\n")
+    missed = [row for row in rows if row.met is False]
+    if missed:
+        print(f"\n{len(missed)} of {sum(row.met is not None for row in rows)} targets missed.")
+    return int(wrong or (arguments.check and bool(missed)))
+
+
+def _run(cases: list[Case], quick: bool, rounds: int) -> tuple[list[Row], bool]:
+    rows: list[Row] = []
+    wrong = False
+    for case in cases:
+        print(f"{case.name} ...", file=sys.stderr, flush=True)
+        try:
+            rows += run_case(case, quick, rounds)
+        except Wrong as error:
+            print(f"benchmarks: error: not timed: {error}", file=sys.stderr)
+            wrong = True
+    return rows, wrong
+
+
+def _one_thread() -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("case", nargs="*", help="hot spots or cases, e.g. soft_argmax; all when left out")
+    parser.add_argument("--list", action="store_true", help="print the names of all cases and stop")
+    parser.add_argument("--quick", action="store_true", help="small inputs: shows that everything runs, not how fast")
+    parser.add_argument("--rounds", type=int, help="9, or 3 with --quick; slow cases take fewer")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -89,7 +89,7 @@ def test_widths_fill_a_budget_and_no_more() -> None:
 
 
 def test_a_budget_reaches_the_network_and_its_checkpoint() -> None:
-    model = tiny(max_params=0.15, widths=[96, 48], genotype="reference")
+    model = tiny(max_params=0.15, widths=[96, 48], genotype="reference-g1")
     assert 0.12e6 < sum(p.numel() for p in model.network.parameters()) <= 0.15e6
     assert model.hparams["widths"] == model.widths
     assert model.hparams["max_params"] is None

@@ -7,8 +7,8 @@ the batch, whatever sample they belong to. The classes of `posezoo.metrics` sum 
     valid           bool [N, J], labelled joints; all of them when None
 
 Masked joints may hold anything, NaN included: it reaches neither values nor gradients. A prediction that is
-NaN at a *valid* joint makes the mean NaN, and is a miss for `pck` and `auc`. Nothing valid at all gives a NaN
-scalar. Shapes that do not belong together raise ValueError.
+NaN at a *valid* joint makes the mean NaN, and is a miss for `pck`, `auc`, `cps` and `pckh`. Nothing valid at all gives
+a NaN scalar. Shapes that do not belong together raise ValueError.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,9 @@ from posezoo.geometry import lengths, procrustes, root_align
 
 # Mehta et al., "Monocular 3D Human Pose Estimation In The Wild" (3DV 2017): 0, 5, ..., 150 mm.
 AUC_THRESHOLDS = tuple(range(0, 151, 5))
+
+# The thresholds 0, 1, ..., 199 mm of the 3DPW challenge's evaluator (aymenmir1/3dpw-eval) end here.
+_AUC_3DPW_END = 199
 
 
 class PerJoint(NamedTuple):
@@ -107,6 +110,7 @@ def pck(
     valid: Bool[Tensor, "batch joints"] | None = None,
     root: int | None = 0,
     threshold: float = 150.0,
+    inclusive: bool = False,
 ) -> Float[Tensor, ""]:
     """Percent of the valid joints with a root-relative error below (strictly) `threshold` mm (MPI-INF-3DHP).
 
@@ -117,8 +121,9 @@ def pck(
         root: Joint to align both poses at. None aligns nothing: absolute PCK, or PA-PCK of
             `procrustes(pred, target, valid)`.
         threshold: mm.
+        inclusive: Count an error of exactly `threshold` as a hit, as 3DPW's evaluator does.
     """
-    return pck_scores(aligned_errors(pred, target, valid, root), threshold).mean()
+    return pck_scores(aligned_errors(pred, target, valid, root), threshold, inclusive).mean()
 
 
 def auc(
@@ -140,6 +145,70 @@ def auc(
         thresholds: mm, ascending.
     """
     return auc_scores(aligned_errors(pred, target, valid, root), thresholds).mean()
+
+
+def auc_3dpw(
+    pred: Float[Tensor, "batch joints 3"],
+    target: Float[Tensor, "batch joints 3"],
+    valid: Bool[Tensor, "batch joints"] | None = None,
+    root: int | None = 0,
+) -> Float[Tensor, ""]:
+    """Area under the PCK curve at 0, 1, ..., 199 mm (<=), by trapezoids, divided by 199 mm: 0..1 (3DPW challenge).
+
+    The challenge's evaluator integrates the same curve with an adaptive quadrature, which leaves errors of 2e-6.
+    """
+    return auc_3dpw_scores(aligned_errors(pred, target, valid, root)).mean()
+
+
+def cps(
+    pred: Float[Tensor, "batch joints 3"],
+    target: Float[Tensor, "batch joints 3"],
+    valid: Bool[Tensor, "batch joints"] | None = None,
+    root: int | None = 0,
+    threshold: float = 150.0,
+) -> Float[Tensor, ""]:
+    """Percent of the samples whose worst valid joint is off by less than `threshold` mm (correct poses score).
+
+    Wandt et al., "CanonPose" (CVPR 2021), on root-aligned poses, as isarandi/posepile has it; the paper's own is taken
+    after Procrustes alignment: `cps(procrustes(pred, target, valid), target, valid, root=None)`.
+    """
+    return pck_scores(worst_errors(aligned_errors(pred, target, valid, root)), threshold).mean()
+
+
+def cps_auc(
+    pred: Float[Tensor, "batch joints 3"],
+    target: Float[Tensor, "batch joints 3"],
+    valid: Bool[Tensor, "batch joints"] | None = None,
+    root: int | None = 0,
+    threshold: float = 150.0,
+) -> Float[Tensor, ""]:
+    """Area under `cps` from 0 to `threshold` mm, percent: the mean of max(0, 1 - worst joint / threshold)."""
+    return ramp_scores(worst_errors(aligned_errors(pred, target, valid, root)), threshold).mean()
+
+
+def pckh(
+    pred: Float[Tensor, "batch joints 2"],
+    target: Float[Tensor, "batch joints 2"],
+    head_size: Float[Tensor, "batch"],
+    valid: Bool[Tensor, "batch joints"] | None = None,
+    threshold: float = 0.5,
+) -> Float[Tensor, ""]:
+    """Percent of 2D joints closer than `threshold` head sizes, as the mean over the joints that have any label.
+
+    Andriluka et al. (CVPR 2014), as mmpose computes it: strictly below, every joint of equal weight. MPII's own script
+    counts an error of exactly `threshold` and pools all labels.
+
+    Args:
+        pred: Predicted joints, px of the original image.
+        target: Annotated joints, px of the original image.
+        head_size: px; a sample where it is not positive does not count. MPII's is 0.6 times the diagonal of the
+            annotated head rectangle.
+        valid: Which joints count; all of them when None.
+        threshold: In head sizes.
+    """
+    scores = pck_scores(head_errors(pred, target, head_size, valid), threshold)
+    counts = scores.valid.sum(0)
+    return (scores.value.sum(0) / counts)[counts > 0].mean()
 
 
 def mpjve(
@@ -203,6 +272,22 @@ def procrustes_errors(
     return PerJoint(lengths(aligned - target), valid)
 
 
+def head_errors(pred: Tensor, target: Tensor, head_size: Tensor, valid: Tensor | None = None) -> PerJoint:
+    """Distances [N, J] of 2D joints in head sizes."""
+    pred, target, valid = _clean(pred, target, valid, dims=2)
+    if head_size.shape != pred.shape[:1]:
+        raise ValueError(f"head_size must be [N] = [{len(pred)}], got {list(head_size.shape)}.")
+    usable = (head_size > 0)[:, None]
+    valid = valid & usable
+    distance = lengths(pred - target) / head_size[:, None].where(usable, 1)
+    return PerJoint(distance.where(valid, 0), valid)
+
+
+def worst_errors(errors: PerJoint) -> PerJoint:
+    """The largest valid error of each sample [N, 1]; NaN where one is."""
+    return PerJoint(errors.value.where(errors.valid, 0).amax(1, keepdim=True), errors.valid.any(1, keepdim=True))
+
+
 def velocity_errors(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> PerJoint:
     """Distances [N - 1, J] between first differences along N, mm per frame."""
     return drift_errors(*position_errors(pred, target, valid))
@@ -221,9 +306,10 @@ def drift_errors(drift: Tensor, valid: Tensor) -> PerJoint:
     return PerJoint(lengths(drift.diff(dim=0).where(both[..., None], 0)), both)
 
 
-def pck_scores(errors: PerJoint, threshold: float = 150.0) -> PerJoint:
-    """100 where an error is below `threshold` mm, 0 elsewhere [N, J], percent."""
-    return PerJoint(100.0 * ((errors.value < threshold) & errors.valid).to(errors.value), errors.valid)
+def pck_scores(errors: PerJoint, threshold: float = 150.0, inclusive: bool = False) -> PerJoint:
+    """100 where an error is below `threshold` (or equal to it, where inclusive), 0 elsewhere [N, J], percent."""
+    hit = errors.value <= threshold if inclusive else errors.value < threshold
+    return PerJoint(100.0 * (hit & errors.valid).to(errors.value), errors.valid)
 
 
 def auc_scores(errors: PerJoint, thresholds: Sequence[float] = AUC_THRESHOLDS) -> PerJoint:
@@ -236,6 +322,19 @@ def auc_scores(errors: PerJoint, thresholds: Sequence[float] = AUC_THRESHOLDS) -
     return PerJoint(score.where(errors.valid, 0), errors.valid)
 
 
+def auc_3dpw_scores(errors: PerJoint) -> PerJoint:
+    """Area [N, J] under each joint's own step from 0 to 1, by trapezoids over 0, 1, ..., 199 mm; 0..1."""
+    step = errors.value.detach().ceil()  # the first threshold that is not below the error
+    area = torch.where(step > 0, _AUC_3DPW_END - step + 0.5, _AUC_3DPW_END) / _AUC_3DPW_END
+    return PerJoint(area.where((step <= _AUC_3DPW_END) & errors.valid, 0), errors.valid)
+
+
+def ramp_scores(errors: PerJoint, zero: float, full: float = 0.0) -> PerJoint:
+    """100 up to `full` mm, falling linearly to 0 at `zero` mm [N, J], percent: PCK averaged over all thresholds."""
+    score = 100.0 * ((zero - errors.value) / (zero - full)).clamp(0, 1)
+    return PerJoint(score.where(errors.valid & ~score.isnan(), 0), errors.valid)
+
+
 def _root_relative(pred: Tensor, target: Tensor, valid: Tensor | None, root: int) -> tuple[Tensor, Tensor, Tensor]:
     pred, target, valid = _clean(pred, target, valid)
     _check_root(root, pred.shape[1])
@@ -244,10 +343,12 @@ def _root_relative(pred: Tensor, target: Tensor, valid: Tensor | None, root: int
     return root_align(pred, root).where(mask, 0), root_align(target, root).where(mask, 0), valid
 
 
-def _clean(pred: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _clean(pred: Tensor, target: Tensor, valid: Tensor | None, dims: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     """Checked inputs, at least float32, with zeros at masked joints (first of all: 0 * NaN is NaN)."""
-    if pred.shape != target.shape or pred.ndim != 3 or pred.shape[-1] != 3:
-        raise ValueError(f"pred and target must both be [N, J, 3], got {tuple(pred.shape)} and {tuple(target.shape)}.")
+    if pred.shape != target.shape or pred.ndim != 3 or pred.shape[-1] != dims:
+        raise ValueError(
+            f"pred and target must both be [N, J, {dims}], got {tuple(pred.shape)} and {tuple(target.shape)}."
+        )
     dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
     pred, target = pred.to(dtype), target.to(dtype)
     if valid is None:

@@ -1,0 +1,152 @@
+"""How things are measured: all contenders in turn in one process, memory in a fresh one.
+
+Time is CPU time of this process and of the children it has waited for, at one thread: on a machine that others use
+too, wall-clock ratios swing by a factor of ten, ratios of CPU time within one round by a quarter.
+"""
+
+import json
+import os
+import pickle
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORTEST = 0.02  # seconds: faster contenders are repeated within a round, for the sake of the clock
+_COPY_BYTES = 64 * 2**20
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its finished children."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call, by contender: one entry per round, in the order of the rounds."""
+
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, slow: str, fast: str) -> tuple[float, float, float]:
+        """Median, least and largest of the ratios of each round."""
+        ratios = [a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = cpu_seconds,
+    seed: int = 0,
+) -> Timing:
+    """Run every contender once per round, in random order, after one round to warm up."""
+    repeats = {name: _repeats(call, clock) for name, call in contenders.items()}
+    order, draw = list(contenders), random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    for _ in range(rounds):
+        draw.shuffle(order)
+        for name in order:
+            seconds[name].append(_seconds(contenders[name], repeats[name], clock))
+    return Timing(seconds)
+
+
+def _seconds(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - start) / repeats
+
+
+def _repeats(call: Callable[[], Any], clock: Callable[[], float]) -> int:
+    call()
+    once = _seconds(call, 1, clock)
+    return max(1, round(SHORTEST / max(once, 1e-6))) if once < SHORTEST else 1
+
+
+def peak_extra_mb(prepare: Callable[..., Callable[[], Any]], small: tuple[Any, ...], full: tuple[Any, ...]) -> float:
+    """MB that a call adds to what its process holds, at their highest.
+
+    A fresh process calls `prepare(*small)()` first, so that libraries are loaded, then `prepare(*full)`, and measures
+    the call of what that returns. All of it is pickled by name.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.core"],
+        input=pickle.dumps((prepare, small, full)),
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        # Freed memory must go back at once: otherwise the measured call lives in what its preparation left behind.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"},
+        check=True,
+    )
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measure_peak(prepare: Callable[..., Callable[[], Any]], small: tuple[Any, ...], full: tuple[Any, ...]) -> float:
+    prepare(*small)()
+    call = prepare(*full)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = _status("VmRSS")
+    result = call()
+    peak = _status("VmHWM")
+    del result
+    return (peak - before) / 1024
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def copy_rate(repeats: int = 3) -> float:
+    """GB copied per second between two buffers too large for any cache: what to compare machines by."""
+    import numpy as np
+
+    source, target = np.ones(_COPY_BYTES, np.uint8), np.zeros(_COPY_BYTES, np.uint8)
+    return _COPY_BYTES / min(_seconds(lambda: np.copyto(target, source), 1, time.process_time) for _ in range(repeats)) / 1e9
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions, threads and load, as they are now."""
+    import cv2
+    import numpy as np
+    import torch
+
+    import posezoo
+
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "copy_gb_per_s": round(copy_rate(), 1),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cv2": cv2.__version__,
+        "posezoo": posezoo.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: GPU paths are unmeasured",
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_peak(*pickle.loads(sys.stdin.buffer.read()))))

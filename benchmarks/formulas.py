@@ -1,0 +1,37 @@
+"""Reference formulations, written anew from what the published codes compute. Each is checked against float64."""
+
+import torch
+from torch import Tensor
+
+
+def soft_argmax(logits: Tensor) -> Tensor:
+    """Softmax over the volume [B, J, D, H, W], three marginal sums, expectation: [B, J, 3] in cells (x, y, z).
+
+    In the dtype of the logits up to the marginals, as 3DMPPE and the HEMlets release have it.
+    """
+    batch, joints, depth, height, width = logits.shape
+    volume = logits.reshape(batch, joints, -1).softmax(2).reshape(batch, joints, depth, height, width)
+    sums = (volume.sum((2, 3)), volume.sum((2, 4)), volume.sum((3, 4)))
+    places = [torch.arange(s.shape[-1], dtype=torch.promote_types(s.dtype, torch.float32)) for s in sums]
+    return torch.stack([(s * place).sum(-1) for s, place in zip(sums, places, strict=True)], -1)
+
+
+def reconstruct(pixels: Tensor, rel: Tensor, intrinsics: Tensor, ridge: float = 1e-2) -> Tensor:
+    """MeTRAbs' absolute pose: batched least squares for the translation, conditioned over the whole batch.
+
+    With ridge 0, the plain least squares solution.
+    """
+    ones = torch.ones_like(pixels[..., :1])
+    rays = (torch.cat([pixels, ones], -1) @ torch.linalg.inv(intrinsics).mT)[..., :2]
+    target = rays * rel[..., 2:] - rel[..., :2]
+    scale_rays, scale_target = rays.square().mean().sqrt(), target.square().mean().sqrt()
+    batch, joints = rays.shape[:2]
+    rows = torch.zeros(batch, joints, 2, 3, dtype=rays.dtype)
+    rows[:, :, 0, 0], rows[:, :, 1, 1] = 1, 1
+    rows[..., 2] = -rays / scale_rays
+    rows, right = rows.reshape(batch, 2 * joints, 3), (target / scale_target).reshape(batch, 2 * joints, 1)
+    if ridge:
+        damping = ridge**0.5 * torch.eye(3, dtype=rays.dtype).expand(batch, 3, 3)
+        rows, right = torch.cat([rows, damping], 1), torch.cat([right, right.new_zeros(batch, 3, 1)], 1)
+    found = torch.linalg.lstsq(rows, right).solution[..., 0] * scale_target
+    return rel + torch.cat([found[:, :2], found[:, 2:] / scale_rays], -1)[:, None]

@@ -1,0 +1,146 @@
+"""Running cases and telling about them: rows, a Markdown table, JSON."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.cases import OURS, Bench, Case, Target, checked, prepare_call
+from benchmarks.core import Timing, interleave, peak_extra_mb
+
+UNMEASURED = {
+    "soft-argmax >= 2.5x inside the volumetric head, gradient written over the logits": "no such path in posezoo yet",
+    "MeTRAbs through the exported model (ONNX Runtime, OpenVINO)": "no `posezoo export` yet",
+    "MeTRAbs in bf16 with batch norms folded": "no folding in posezoo yet; `inference/*` times bf16 without it",
+    "large frames with region decode, >= 4.5x": "no region decode in posezoo yet",
+    "`posezoo infer` imports neither Lightning nor torchmetrics": "no such command yet; "
+    "tests/test_imports.py guards the commands that exist",
+    "GPU kernels, images/s, FLOP utilisation": "needs a GPU",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: time, memory or error of ours beside one reference."""
+
+    case: str
+    measure: str
+    versus: str
+    reference: float | None
+    posezoo: float
+    unit: str
+    ratio: float | None = None
+    ratio_range: tuple[float, float] | None = None
+    target: str = ""
+    met: bool | None = None
+
+
+def run_case(case: Case, quick: bool, rounds: int) -> list[Row]:
+    """Errors first, then time, then memory.
+
+    Raises:
+        Wrong: A contender fails its accuracy check; nothing is timed then.
+    """
+    errors = checked(case, case.build(quick or case.quick_check))
+    bench = case.build(quick)
+    rows = list(_error_rows(case, errors))
+    if case.timed:
+        rows = [*_time_rows(case, bench, interleave(bench.calls, min(rounds, case.most_rounds))), *rows]
+    if case.memory:
+        small, full = True, quick
+        peaks = {
+            name: peak_extra_mb(prepare_call, (case.name, name, small), (case.name, name, full)) for name in bench.calls
+        }
+        rows += _memory_rows(case, bench, peaks)
+    return rows
+
+
+def _time_rows(case: Case, bench: Bench, timing: Timing) -> Iterator[Row]:
+    ours = timing.median(OURS)
+    for other in _others(bench):
+        ratio, low, high = timing.ratio(other, OURS)
+        targets = [t for t in case.targets if t.what == "speed" and t.against == other]
+        told = _verdict(targets, lambda t, r=ratio: r >= t.limit, "≥ {:.3g}x")
+        yield Row(
+            case.name, "time", other, 1e3 * timing.median(other), 1e3 * ours, "ms", ratio, (low, high), *told
+        )
+    for target in case.targets:
+        if target.what == "rate":
+            rate = bench.items / ours
+            yield Row(case.name, "rate", "", None, rate, "/s", target=f"≥ {target.limit:g}/s", met=rate >= target.limit)
+        if target.what == "seconds":
+            met = ours <= target.limit
+            yield Row(case.name, "time", "", None, 1e3 * ours, "ms", target=f"≤ {1e3 * target.limit:g} ms", met=met)
+    if not _others(bench) and not any(t.what in ("rate", "seconds") for t in case.targets):
+        yield Row(case.name, "rate", "", None, bench.items / ours, "/s")
+
+
+def _error_rows(case: Case, errors: dict[str, float]) -> Iterator[Row]:
+    told = _verdict([t for t in case.targets if t.what == "error"], lambda t: errors[OURS] <= t.limit, "≤ {:g}")
+    for other in [name for name in errors if name != OURS] or [""]:
+        yield Row(case.name, "error", other, errors.get(other), errors[OURS], case.unit, None, None, *told)
+        told = ("", None)  # it does not depend on the other contender: say it once
+
+
+def _memory_rows(case: Case, bench: Bench, peaks: dict[str, float]) -> Iterator[Row]:
+    shares = [t for t in case.targets if t.what == "share"]
+    beyond = max(0.0, peaks[OURS] - bench.own_mb) / bench.base_mb if bench.base_mb else 0.0
+    for other in _others(bench):
+        ratios = [t for t in case.targets if t.what == "memory" and t.against == other]
+        told = _verdict(ratios, lambda t, o=other: peaks[OURS] <= t.limit * peaks[o], "≤ {:.3g} of it")
+        if shares:
+            told = _verdict(shares, lambda t: beyond <= t.limit, "≤ {:.0%} of the volume")
+        ratio = peaks[other] / max(peaks[OURS], 1e-3)
+        yield Row(case.name, "extra memory", other, peaks[other], peaks[OURS], "MB", ratio, None, *told)
+
+
+def _others(bench: Bench) -> list[str]:
+    return [name for name in bench.calls if name != OURS]
+
+
+def _verdict(targets: list[Target], met: Callable[[Target], bool], text: str) -> tuple[str, bool | None]:
+    if not targets:
+        return "", None
+    return text.format(targets[0].limit), met(targets[0])
+
+
+def environment_line(env: dict[str, Any]) -> str:
+    """What the numbers belong to, in one line."""
+    return (
+        f"{env['processor']}, {env['cores']} cores, {env['cpu_capability']}, memory copy {env['copy_gb_per_s']} GB/s; "
+        f"{env['threads']} thread, load {env['load']}; Python {env['python']}, torch {env['torch']}, "
+        f"numpy {env['numpy']}, OpenCV {env['cv2']}, posezoo {env['posezoo']}; GPU {env['gpu']}"
+    )
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The table: case, reference, posezoo, ratio, target, met?"""
+    lines = ["| case | measure | reference | posezoo | ratio [min..max] | target | met? |", "|---|---|--:|--:|--:|---|---|"]
+    return "\n".join([*lines, *map(_line, rows)])
+
+
+def _line(row: Row) -> str:
+    reference = "–" if row.reference is None else _number(row.reference, row.unit)
+    if row.versus not in ("", "reference"):
+        reference += f" ({row.versus})"
+    ratio = "–" if row.ratio is None else f"{row.ratio:.2f}x"
+    if row.ratio_range:
+        ratio += " [{:.2f}..{:.2f}]".format(*row.ratio_range)
+    met = {None: "–", True: "yes", False: "**no**"}[row.met]
+    cells = [row.case, row.measure, reference, _number(row.posezoo, row.unit), ratio, row.target or "–", met]
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:.3g} {unit}".strip()
+
+
+def as_json(rows: Iterable[Row], env: dict[str, Any], rounds: int, quick: bool) -> dict[str, Any]:
+    """Everything that was measured."""
+    return {
+        "environment": env,
+        "rounds": rounds,
+        "quick": quick,
+        "clock": "CPU time of the process and of its finished children",
+        "rows": [asdict(row) for row in rows],
+        "unmeasured": UNMEASURED,
+    }

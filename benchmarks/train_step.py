@@ -1,0 +1,151 @@
+"""A training step of each method: reference formulation in float32 and autocast beside posezoo's fast path.
+
+The reference is the same network, packed (NCHW), with softmax and marginal sums; ours runs in bfloat16 autocast and
+channels_last. Issue 8 states its targets for two threads; here it is CPU time of one, as everywhere.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from benchmarks import formulas
+from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
+from posezoo.models.base import PoseEstimator
+from posezoo.models.hemlets import HEMlets
+from posezoo.models.integral import IntegralPose
+from posezoo.models.metrabs import MeTRAbs
+from posezoo.models.partaware import PartAware
+from posezoo.structures import Batch
+from posezoo.testing import TINY, synthetic_batch
+
+AUTOCAST = "autocast"  # the reference under bfloat16 autocast
+METHODS = {cls.__name__: cls for cls in (HEMlets, IntegralPose, MeTRAbs, PartAware)}
+USES = ("posezoo.models.heads.soft_argmax", "posezoo.models.metrabs.network.soft_argmax")
+
+
+def plain_soft_argmax(logits: Tensor, ndim: int, grid: str = "corners", fused: bool | None = None) -> Tensor:
+    """`formulas.soft_argmax` with the signature of ours; flat maps are volumes of depth one."""
+    volume = logits if ndim == 3 else logits.unsqueeze(-3)
+    cells = formulas.soft_argmax(volume)[..., :ndim]
+    sizes = torch.tensor(logits.shape[: -ndim - 1 : -1], dtype=cells.dtype)
+    return cells / (sizes - 1) if grid == "corners" else (cells + 0.5) / sizes
+
+
+class Step:
+    """Forward, losses, backward and the optimiser's step of one contender."""
+
+    def __init__(self, estimator: PoseEstimator, batch: Batch, name: str) -> None:
+        self.estimator, self.batch, self.name = estimator.train(), batch, name
+        if name == OURS:
+            estimator.to(memory_format=torch.channels_last)
+        self.optimizer: Any = None
+
+    def loss(self) -> Tensor:
+        low = self.name != REFERENCE
+        with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
+            prediction = self.estimator.estimate(self.batch)
+        terms = self.estimator.losses(prediction.apply(_full), self.batch)
+        weights = self.estimator.loss_weights()
+        return torch.stack([weights.get(key, 1.0) * term for key, term in terms.items()]).sum()
+
+    def plain(self) -> Any:
+        """Our own formulation for ours, the reference's for the others."""
+        return nullcontext() if self.name == OURS else _patched()
+
+    def __call__(self) -> float:
+        # Made at the first step, so that its state counts as the step's memory for every contender.
+        self.optimizer = self.optimizer or self.estimator.default_optimizer(1000)[0]
+        self.optimizer.zero_grad()
+        with self.plain():
+            loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+class _patched:
+    def __enter__(self) -> None:
+        self.patches = [patch(name, plain_soft_argmax) for name in USES]
+        for each in self.patches:
+            each.start()
+
+    def __exit__(self, *_: object) -> None:
+        for each in self.patches:
+            each.stop()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def make(method: str, settings: dict[str, Any], batch: int, quick: bool) -> Bench:
+    skeleton = "h36m17" if method == "MeTRAbs" else "hemlets18"
+    chosen: dict[str, Any] = {"skeleton": skeleton} | (_tiny(method) if quick else settings)
+    side = chosen.get("image_size", 256)
+    labels = synthetic_batch(2 if quick else batch, skeleton, side)
+
+    def build() -> PoseEstimator:
+        torch.manual_seed(0)
+        return METHODS[method](**chosen)
+
+    def errors() -> dict[str, float]:
+        """Relative error of the first loss."""
+        exact = float(_in_float64(build, labels))
+        steps = [Step(build(), labels, name) for name in (REFERENCE, AUTOCAST, OURS)]
+        return {step.name: abs(step() / exact - 1) for step in steps}
+
+    calls = {name: _lazily(build, labels, name) for name in (REFERENCE, AUTOCAST, OURS)}
+    return Bench(calls, errors, {REFERENCE: 1e-3, AUTOCAST: 0.05, OURS: 0.05}, items=len(labels["image"]))
+
+
+def _lazily(build: Callable[[], PoseEstimator], labels: Batch, name: str) -> Callable[[], float]:
+    """Builds the network at the first call only: a process that measures memory runs one contender of three."""
+    steps: list[Step] = []
+
+    def call() -> float:
+        if not steps:
+            steps.append(Step(build(), labels, name))
+        return steps[0]()
+
+    return call
+
+
+def _in_float64(build: Callable[[], PoseEstimator], labels: Batch) -> Tensor:
+    batch: Any = {key: value.double() if value.is_floating_point() else value for key, value in labels.items()}
+    batch["image"] = labels["image"].double() / 255
+    step = Step(build().double(), batch, REFERENCE)
+    with _patched():
+        return step.loss().detach()
+
+
+def _tiny(method: str) -> dict[str, Any]:
+    tiny: dict[str, Any] = dict(TINY)
+    if method in ("HEMlets", "IntegralPose"):
+        tiny |= {"width": 16, "depth_bins": 16, "deconvs": 2}
+    if method == "HEMlets":
+        tiny["feature_width"] = 16
+    if method == "PartAware":
+        tiny |= {"widths": [8, 8], "depth_bins": 16}
+    return tiny
+
+
+def _case(method: str, settings: dict[str, Any], batch: int, *targets: Target) -> Case:
+    arguments = {"method": method, "settings": settings, "batch": batch}
+    name = f"train_step/{method.lower()}"
+    return Case(name, make, arguments, targets, "relative", memory=True, most_rounds=3, quick_check=True)
+
+
+def _wanted(reference: float, autocast: float) -> tuple[Target, ...]:
+    return Target("speed", reference), Target("speed", autocast, AUTOCAST), Target("memory", 0.6)
+
+
+register(
+    _case("HEMlets", {}, 2, *_wanted(3.0, 1.6)),
+    _case("IntegralPose", {}, 2, *_wanted(2.5, 1.5)),
+    _case("MeTRAbs", {"backbone": "resnet50", "centered_stride": False}, 2, Target("memory", 0.6)),
+    _case("PartAware", {}, 2, Target("memory", 0.6)),
+)

@@ -1,0 +1,73 @@
+"""A training step of the volumetric head: 1x1 convolution and soft-argmax."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import formulas
+from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
+from posezoo.models.heads import VolumetricHead, as_volumes, decode_volume
+
+CELLS = 64
+
+
+def reference(head: nn.Module, features: Tensor) -> Tensor:
+    logits = as_volumes(head.conv(features), head.num_joints)
+    return formulas.soft_argmax(logits) / (CELLS - 1) - 0.5
+
+
+def ours(head: nn.Module, features: Tensor) -> Tensor:
+    return decode_volume(head(features), "corners", scored=False)[0]
+
+
+def step(formula: Callable[[nn.Module, Tensor], Tensor], head: nn.Module, features: Tensor) -> tuple[Tensor, ...]:
+    """Coordinates, and gradients of features, weight and bias."""
+    features = features.detach().requires_grad_()
+    coords = formula(head, features)
+    wanted = torch.linspace(-0.4, 0.4, coords[0].numel(), dtype=coords.dtype).view(coords[0].shape)
+    loss = (coords - wanted).square().sum()
+    return (coords.detach(), *torch.autograd.grad(loss, [features, head.conv.weight, head.conv.bias]))
+
+
+def make(channels: int, quick: bool) -> Bench:
+    batch, joints = (1, 4) if quick else (8, 18)
+    torch.manual_seed(0)
+    head = VolumetricHead(channels, joints, CELLS)
+    nn.init.normal_(head.conv.weight, std=2 / channels**0.5)
+    features = torch.randn(batch, channels, CELLS, CELLS)
+    formula = {REFERENCE: reference, OURS: ours}
+
+    def call(name: str) -> Callable[[], Any]:
+        return lambda: step(formula[name], head, features)
+
+    def errors() -> dict[str, float]:
+        part = features[:1]
+        exact = step(reference, copy.deepcopy(head).double(), part.double())
+        return {name: _worst(step(formula[name], head, part), exact) for name in formula}
+
+    tolerance = dict.fromkeys(formula, 1e-3)
+    return Bench({name: call(name) for name in formula}, errors, tolerance)
+
+
+def _worst(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:
+    """Largest error of coordinates and gradients, each relative to its largest entry."""
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, exact, strict=True))
+
+
+register(
+    *(
+        Case(
+            f"volumetric_head/train-{channels}",
+            make,
+            {"channels": channels},
+            (Target("speed", 1.0), Target("memory", share)),
+            "relative",
+            memory=True,
+            most_rounds=5,
+        )
+        for channels, share in ((256, 1 / 6), (1024, 1 / 3))
+    )
+)
