@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before any library makes its pool of threads.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
@@ -29,24 +31,31 @@ def main(argv: list[str] | None = None) -> int:
     _one_thread()
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     env = environment()
-    rows, wrong = _run(cases, arguments.quick, rounds)
+    rows, wrong = _run(cases, arguments.quick, rounds, lambda found: _write(arguments, found, env, rounds))
     print(f"{environment_line(env)}\n\n{markdown(rows)}\n")
     print("Not measured:\n" + "\n".join(f"- {what}: {why}" for what, why in UNMEASURED.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(rows, env, rounds, arguments.quick), indent=1) + "\n")
     missed = [row for row in rows if row.met is False]
     if missed:
         print(f"\n{len(missed)} of {sum(row.met is not None for row in rows)} targets missed.")
     return int(wrong or (arguments.check and bool(missed)))
 
 
-def _run(cases: list[Case], quick: bool, rounds: int) -> tuple[list[Row], bool]:
+def _write(arguments: argparse.Namespace, rows: list[Row], env: dict[str, Any], rounds: int) -> None:
+    """After every case: a run that is stopped leaves what it has measured."""
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_json(rows, env, rounds, arguments.quick), indent=1) + "\n")
+
+
+def _run(
+    cases: list[Case], quick: bool, rounds: int, keep: Callable[[list[Row]], None]
+) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     wrong = False
     for case in cases:
         print(f"{case.name} ...", file=sys.stderr, flush=True)
         try:
             rows += run_case(case, quick, rounds)
+            keep(rows)
         except Wrong as error:
             print(f"benchmarks: error: not timed: {error}", file=sys.stderr)
             wrong = True

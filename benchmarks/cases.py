@@ -145,4 +145,6 @@ def prepare_call(name: str, contender: str, quick: bool) -> Callable[[], Any]:
 
     torch.set_num_threads(1)
     import_module(f"benchmarks.{name.partition('/')[0]}")
-    return _CASES[name].build(quick).calls[contender]
+    call = _CASES[name].build(quick).calls[contender]
+    getattr(call, "prepare", bool)()  # weights and the optimiser's state are no extra memory
+    return call

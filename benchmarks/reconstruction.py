@@ -12,11 +12,14 @@ DISTANCES = (2, 5, 20, 100)
 
 
 def people(batch: int, metres: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels, root-relative poses and intrinsics of people who stand 4 degrees off the optical axis, in float64."""
+    """Pixels, root-relative poses and intrinsics of people who stand off the optical axis, in float64.
+
+    So far off that MeTRAbs' ridge moves them by a little over 90 mm at 20 m: the case that issue 8 speaks of.
+    """
     g = torch.Generator().manual_seed(0)
     rel = 300 * torch.randn(batch, 17, 3, generator=g, dtype=torch.float64)
     rel -= rel[:, :1].clone()
-    root = torch.tensor([0.06 * metres, 0.02 * metres, metres], dtype=torch.float64) * METRE
+    root = torch.tensor([0.0435 * metres, 0.0145 * metres, metres], dtype=torch.float64) * METRE
     intrinsics = torch.tensor([[FOCAL, 0, 960], [0, FOCAL, 540], [0, 0, 1]], dtype=torch.float64).expand(batch, 3, 3)
     image = (rel + root) @ intrinsics.mT
     return image[..., :2] / image[..., 2:], rel, intrinsics.contiguous()

@@ -1,7 +1,7 @@
 """Running cases and telling about them: rows, a Markdown table, JSON."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.cases import OURS, Bench, Case, Target, checked, prepare_call
@@ -51,7 +51,8 @@ def run_case(case: Case, quick: bool, rounds: int) -> list[Row]:
             name: peak_extra_mb(prepare_call, (case.name, name, small), (case.name, name, full)) for name in bench.calls
         }
         rows += _memory_rows(case, bench, peaks)
-    return rows
+    # Small inputs say nothing about speed and memory.
+    return [replace(row, met=None) if quick and row.measure != "error" else row for row in rows]
 
 
 def _time_rows(case: Case, bench: Bench, timing: Timing) -> Iterator[Row]:

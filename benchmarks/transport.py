@@ -58,7 +58,7 @@ def epoch(rows: list[dict[str, Tensor]], length: int) -> Tensor:
 
 
 def make(quick: bool) -> Bench:
-    length = BATCH * (2 if quick else 40)
+    length = BATCH * (2 if quick else 20)
     rows = {REFERENCE: reference_rows(4), OURS: our_rows(4)}
     calls = {name: partial(epoch, some, length) for name, some in rows.items()}
 

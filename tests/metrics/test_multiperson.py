@@ -171,8 +171,11 @@ def test_rescaled_bones() -> None:
     moved = rescale_bones(pred, truth)
     torch.testing.assert_close(moved[:, PELVIS], pred[:, PELVIS])
     torch.testing.assert_close(moved - moved[:, PELVIS, None], truth - truth[:, PELVIS, None])
-    tree = {frozenset(bone) for bone in MUPOTS17.bones}
-    assert {frozenset(bone) for bone in multiperson.RESCALED_BONES} == tree
+    placed = [PELVIS]
+    for parent, child in multiperson.RESCALED_BONES:
+        assert parent in placed
+        placed.append(child)
+    assert sorted(placed) == list(range(len(MUPOTS17)))
 
 
 def test_a_bone_without_length_stays_finite() -> None:
@@ -198,7 +201,7 @@ def test_a_sequence_without_matches_counts_zero_of_all() -> None:
 
 
 def test_missed_people_cost_and_false_positives_do_not() -> None:
-    predicted, annotated = crowd()
+    _, annotated = crowd()
     perfect = People(annotated.joints2d, annotated.joints3d, *ids_of(annotated))
     key = "nonuniv_nonrootrel_norescale.pck_all_anno"
     assert mupots_scores(match_all(perfect, annotated))[key].tolist() == [100, 100, 100]
@@ -219,7 +222,14 @@ def roots(depths: list[float], frames: list[int], score: list[float] | None = No
     joints3d[:, PELVIS, 2] = torch.tensor(depths, dtype=torch.float64)
     confidence = None if score is None else torch.tensor(score)
     sequence = torch.ones(count, dtype=torch.int64)
-    return People(joints3d[..., :2], joints3d, sequence, torch.tensor(frames), torch.arange(count), score=confidence)
+    return People(
+        joints3d[..., :2],
+        joints3d,
+        sequence,
+        torch.tensor(frames, dtype=torch.int64),
+        torch.arange(count),
+        score=confidence,
+    )
 
 
 def test_ap_root_by_hand() -> None:

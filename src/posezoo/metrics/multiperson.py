@@ -406,8 +406,8 @@ def _pack(people: People, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     keys = torch.stack([people.sequence, people.frame, people.index], 1)
     universal = torch.full_like(people.joints3d, torch.nan) if people.universal is None else people.universal
     score = people.joints3d.new_full((count,), torch.nan) if people.score is None else people.score
-    parts = [people.joints2d, people.joints3d, universal, score]
-    values = torch.cat([part.detach().to(people.joints3d.device, dtype).reshape(count, -1) for part in parts], 1)
+    parts = [people.joints2d, people.joints3d, universal, score[:, None]]
+    values = torch.cat([part.detach().to(people.joints3d.device, dtype).flatten(1) for part in parts], 1)
     return keys.flatten(), values.flatten()
 
 

@@ -587,7 +587,7 @@ _HUMAN36M = (
         skeleton="h36m17",
         measures=(mpjpe(H36M_17), pa_mpjpe(H36M_17, REVERSED)),
         averaging=OVER_ACTIONS,
-        truth="as given, probably the universal skeleton (S9 is not scored), root depth by bone lengths with f = 1150 px",
+        truth="as given, probably the universal skeleton (no S9 in it); root depth by bone lengths with f = 1150 px",
         source="redrock303/HEMlets, inference/metric_3d.py",
     ),
 )
