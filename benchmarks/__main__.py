@@ -13,7 +13,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATION
 
 from benchmarks.cases import Case, Wrong, find_cases, known_cases
 from benchmarks.core import environment
-from benchmarks.report import UNMEASURED, Row, as_json, environment_line, markdown, run_case
+from benchmarks.report import Row, as_json, from_json, run_case, summary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +21,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.list:
         print("\n".join(known_cases()))
+        return 0
+    if arguments.show:
+        runs = [json.loads(path.read_text()) for path in arguments.show]
+        print(summary([row for run in runs for row in from_json(run)], [run["environment"] for run in runs]))
         return 0
     try:
         cases = find_cases(arguments.case)
@@ -32,12 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     env = environment()
     rows, wrong = _run(cases, arguments.quick, rounds, lambda found: _write(arguments, found, env, rounds))
-    print(f"{environment_line(env)}\n\n{markdown(rows)}\n")
-    print("Not measured:\n" + "\n".join(f"- {what}: {why}" for what, why in UNMEASURED.items()))
-    missed = [row for row in rows if row.met is False]
-    if missed:
-        print(f"\n{len(missed)} of {sum(row.met is not None for row in rows)} targets missed.")
-    return int(wrong or (arguments.check and bool(missed)))
+    print(summary(rows, [env]))
+    missed = any(row.met is False for row in rows)
+    return int(wrong or (arguments.check and missed))
 
 
 def _write(arguments: argparse.Namespace, rows: list[Row], env: dict[str, Any], rounds: int) -> None:
@@ -46,9 +47,7 @@ def _write(arguments: argparse.Namespace, rows: list[Row], env: dict[str, Any], 
         arguments.json.write_text(json.dumps(as_json(rows, env, rounds, arguments.quick), indent=1) + "\n")
 
 
-def _run(
-    cases: list[Case], quick: bool, rounds: int, keep: Callable[[list[Row]], None]
-) -> tuple[list[Row], bool]:
+def _run(cases: list[Case], quick: bool, rounds: int, keep: Callable[[list[Row]], None]) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     wrong = False
     for case in cases:
@@ -77,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small inputs: shows that everything runs, not how fast")
     parser.add_argument("--rounds", type=int, help="9, or 3 with --quick; slow cases take fewer")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--show", type=Path, nargs="+", help="print the results of such files instead of measuring")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     return parser
 

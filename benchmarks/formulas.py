@@ -16,10 +16,10 @@ def soft_argmax(logits: Tensor) -> Tensor:
     return torch.stack([(s * place).sum(-1) for s, place in zip(sums, places, strict=True)], -1)
 
 
-def reconstruct(pixels: Tensor, rel: Tensor, intrinsics: Tensor, ridge: float = 1e-2) -> Tensor:
+def reconstruct(pixels: Tensor, rel: Tensor, intrinsics: Tensor, inside: Tensor, ridge: float = 1e-2) -> Tensor:
     """MeTRAbs' absolute pose: batched least squares for the translation, conditioned over the whole batch.
 
-    With ridge 0, the plain least squares solution.
+    Joints inside the image are then averaged with their back-projection. With ridge 0, the plain least squares solution.
     """
     ones = torch.ones_like(pixels[..., :1])
     rays = (torch.cat([pixels, ones], -1) @ torch.linalg.inv(intrinsics).mT)[..., :2]
@@ -29,9 +29,13 @@ def reconstruct(pixels: Tensor, rel: Tensor, intrinsics: Tensor, ridge: float = 
     rows = torch.zeros(batch, joints, 2, 3, dtype=rays.dtype)
     rows[:, :, 0, 0], rows[:, :, 1, 1] = 1, 1
     rows[..., 2] = -rays / scale_rays
-    rows, right = rows.reshape(batch, 2 * joints, 3), (target / scale_target).reshape(batch, 2 * joints, 1)
+    weight = (inside.to(rays.dtype) + 1e-4)[..., None, None]
+    rows = (weight * rows).reshape(batch, 2 * joints, 3)
+    right = (weight[..., 0] * target / scale_target).reshape(batch, 2 * joints, 1)
     if ridge:
         damping = ridge**0.5 * torch.eye(3, dtype=rays.dtype).expand(batch, 3, 3)
         rows, right = torch.cat([rows, damping], 1), torch.cat([right, right.new_zeros(batch, 3, 1)], 1)
     found = torch.linalg.lstsq(rows, right).solution[..., 0] * scale_target
-    return rel + torch.cat([found[:, :2], found[:, 2:] / scale_rays], -1)[:, None]
+    moved = rel + torch.cat([found[:, :2], found[:, 2:] / scale_rays], -1)[:, None]
+    back_projected = torch.cat([rays, ones], -1) * moved[..., 2:]
+    return torch.where(inside[..., None], (moved + back_projected) / 2, moved)

@@ -34,12 +34,12 @@ def frame(size: int) -> Path:
 
 
 def matrix(box: NDArray[np.float32], flip: bool, width: int, crop_side: int = SIDE) -> NDArray[np.float64]:
-    """Frame (or, with `flip`, mirrored frame) to crop, pixel centres on integers."""
+    """Frame (or, with `flip`, mirrored frame) to crop: centre to centre, as in `posezoo.cameras`."""
     left, top, side, _ = box.astype(np.float64)
-    left = width - left - side if flip else left
-    scale = crop_side / side
-    offset = 0.5 * scale - 0.5
-    return np.array([[scale, 0, offset - scale * left], [0, scale, offset - scale * top]])
+    x, y = left + side / 2, top + side / 2
+    x = width - 1 - x if flip else x
+    scale, centre = crop_side / side, (crop_side - 1) / 2
+    return np.array([[scale, 0, centre - scale * x], [0, scale, centre - scale * y]])
 
 
 def reference(path: Path, box: NDArray[np.float32], flip: bool) -> torch.Tensor:

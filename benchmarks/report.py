@@ -61,9 +61,7 @@ def _time_rows(case: Case, bench: Bench, timing: Timing) -> Iterator[Row]:
         ratio, low, high = timing.ratio(other, OURS)
         targets = [t for t in case.targets if t.what == "speed" and t.against == other]
         told = _verdict(targets, lambda t, r=ratio: r >= t.limit, "≥ {:.3g}x")
-        yield Row(
-            case.name, "time", other, 1e3 * timing.median(other), 1e3 * ours, "ms", ratio, (low, high), *told
-        )
+        yield Row(case.name, "time", other, 1e3 * timing.median(other), 1e3 * ours, "ms", ratio, (low, high), *told)
     for target in case.targets:
         if target.what == "rate":
             rate = bench.items / ours
@@ -115,7 +113,10 @@ def environment_line(env: dict[str, Any]) -> str:
 
 def markdown(rows: Iterable[Row]) -> str:
     """The table: case, reference, posezoo, ratio, target, met?"""
-    lines = ["| case | measure | reference | posezoo | ratio [min..max] | target | met? |", "|---|---|--:|--:|--:|---|---|"]
+    lines = [
+        "| case | measure | reference | posezoo | ratio [min..max] | target | met? |",
+        "|---|---|--:|--:|--:|---|---|",
+    ]
     return "\n".join([*lines, *map(_line, rows)])
 
 
@@ -133,6 +134,24 @@ def _line(row: Row) -> str:
 
 def _number(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}".strip() if value >= 1000 else f"{value:.3g} {unit}".strip()
+
+
+def summary(rows: list[Row], environments: Iterable[dict[str, Any]]) -> str:
+    """Environment, table and what is missing, in Markdown."""
+    judged = [row for row in rows if row.met is not None]
+    parts = [
+        *dict.fromkeys(map(environment_line, environments)),
+        markdown(rows),
+        f"{sum(row.met is False for row in judged)} of {len(judged)} targets missed.",
+        "Not measured:",
+        "\n".join(f"- {what}: {why}" for what, why in UNMEASURED.items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def from_json(found: dict[str, Any]) -> list[Row]:
+    """The rows of `as_json`."""
+    return [Row(**row | {"ratio_range": row["ratio_range"] and tuple(row["ratio_range"])}) for row in found["rows"]]
 
 
 def as_json(rows: Iterable[Row], env: dict[str, Any], rounds: int, quick: bool) -> dict[str, Any]:

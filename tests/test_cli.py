@@ -91,10 +91,13 @@ def test_a_flag_beats_the_checkpoint(checkpoint: Path, tmp_path: Path, capsys: p
     assert config["model"]["init_args"]["backbone"] == "resnet10_w8"
 
 
-def test_an_override_that_does_not_fit_the_weights_fails_loudly(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_override_that_does_not_fit_the_weights_fails_loudly(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wider = ["test", f"--ckpt_path={checkpoint}", "--model.backbone=resnet10_w16", *log_to(tmp_path, "wide")]
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        main(wider)
+    message = error_of(capsys, wider)
+    assert "do not fit this MeTRAbs" in message
+    assert "size mismatch" in message
 
 
 def test_predict_writes_json_and_pictures(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 - A user's mistake is one sentence.
 """
 
+import errno
 import importlib
 import inspect
 import itertools
@@ -44,9 +45,12 @@ from posezoo.data.base import MODEL_OWNED, PoseDataModule
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.models.base import PoseEstimator, estimator_class, read_checkpoint
 from posezoo.recipes_index import find_recipe
+from posezoo.skeletons import get_skeleton
 
 NEED_WEIGHTS = ("validate", "test", "predict")
 COMMANDS = ("fit", *NEED_WEIGHTS)
+
+DISK_TROUBLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 
 # Our own table replaces Lightning's; predictions are streamed to disk instead of kept.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -94,7 +98,10 @@ class PoseZooCLI(LightningCLI):
         """Superseded: Lightning would let the checkpoint overrule what the user typed."""
 
     def before_instantiate_classes(self) -> None:
-        """Threads have to be set before any work."""
+        """Refuse weights of another model; threads have to be set before any work."""
+        checkpoint, model = self._get(self.config, "ckpt_path"), self._get(self.config, "model")
+        if checkpoint and Path(checkpoint).is_file():
+            check_weights(Path(checkpoint), model["class_path"], (model.get("init_args") or {}).get("skeleton"))
         threads = self._get(self.config, "threads")
         if threads:
             torch.set_num_threads(threads)
@@ -211,6 +218,13 @@ def build(arguments: list[str], run: bool) -> PoseZooCLI:
         if isinstance(error, ArgumentError):
             raise PoseZooError(one_sentence(str(error))) from error
         raise
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        raise PoseZooError(
+            f"{error.filename or 'A file of the run'} cannot be written or read ({error.strerror}): make room or mend its "
+            "permissions, or let runs go elsewhere with --trainer.logger.init_args.save_dir FOLDER."
+        ) from error
 
 
 def cause_of(error: BaseException | None) -> PoseZooError | None:
@@ -424,6 +438,27 @@ def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]
         init = {k: v for k, v in (data.get("init_args") or {}).items() if k not in MODEL_OWNED}
         defaults["data"] = {"class_path": data["class_path"], "init_args": init}
     return defaults
+
+
+def check_weights(path: Path, class_path: str, skeleton: str | None) -> None:
+    """Refuse a checkpoint of another method or skeleton: its weights may fit, but their joints would mean other ones.
+
+    Raises:
+        PoseZooError: Naming the file and what it holds.
+    """
+    checkpoint = read_checkpoint(path)
+    written = estimator_class(checkpoint, path)
+    wanted = PoseEstimator.known_methods().get(class_path.rpartition(".")[2], written)
+    if not (issubclass(written, wanted) or issubclass(wanted, written)):
+        raise PoseZooError(
+            f"{path} holds a {written.__name__}, not a {wanted.__name__}: leave out --model, or give another --ckpt_path."
+        )
+    learnt = checkpoint.get("hyper_parameters", {}).get("skeleton")
+    if learnt and skeleton and get_skeleton(learnt).name != get_skeleton(skeleton).name:
+        raise PoseZooError(
+            f"{path} was trained on the skeleton {learnt}, not {skeleton}: leave out --model.skeleton, or give another "
+            "--ckpt_path."
+        )
 
 
 def one_sentence(message: str) -> str:

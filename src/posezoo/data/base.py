@@ -2,9 +2,12 @@
 
 import os
 import signal
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,6 +38,7 @@ from posezoo.structures import Sample
 
 MODEL_OWNED = ("skeleton", "image_size", "crop", "box")
 SEED_DOMAIN = 0x705E  # keeps augmentation streams apart from the renderer's
+MAX_BAD_IN_A_ROW = 100  # unreadable images side by side: then it is not a few files, but the folder
 SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -75,6 +79,13 @@ class PoseDataset(ABC):
         return None
 
 
+class ImageError(PoseZooError):
+    """An image that cannot be read, or that does not show its person: what `on_bad_image` is about.
+
+    Datasets of your own raise it in `read` (and `read_labels`), as `read_image` does.
+    """
+
+
 class SampleError(PoseZooError):
     """A sample that cannot be read or cropped.
 
@@ -90,17 +101,29 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     Indexed by an int (no augmentation draw) or by (index, draw). Randomness comes from (seed, draw, index) alone.
 
+    With `skip_bad`, the next sample (cyclically, by index, within `pool`) whose image can be read stands in for one whose
+    image cannot; it keeps the augmentation draw of the place it fills. So batches depend on the files alone.
+
     Attributes:
         source: Place among the sources of a `Mixed`, for `Batch.source`; None outside one.
+        pool: Sorted indices that may stand in; None for all.
+        bad: uint8 [N], 1 for each image found bad, shared with the loader processes; None without `skip_bad`.
     """
 
     source: int | None = None
+    pool: NDArray[np.int64] | None = None
 
     def __init__(
-        self, people: PoseDataset, spec: CropSpec, augmentation: Augmentation | None = None, seed: int = 0
+        self,
+        people: PoseDataset,
+        spec: CropSpec,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        skip_bad: bool = False,
     ) -> None:
         self.people, self.spec, self.augmentation, self.seed = people, spec, augmentation, seed
         self.photometric = Photometric(augmentation) if augmentation else None
+        self.bad = torch.zeros(len(people), dtype=torch.uint8).share_memory_() if skip_bad else None
 
     def __len__(self) -> int:
         return len(self.people)
@@ -113,9 +136,8 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise SampleError(str(error)) from error
 
     def _row(self, index: int, draw: int) -> dict[str, Any]:
-        sample = self.people.read(index, draw)
-        if sample.image is None:
-            raise TypeError(f"{type(self.people).__name__}.read must return an image.")
+        at, sample = self._readable(index, lambda at: self._read(at, draw))
+        assert sample.image is not None
         rng = np.random.default_rng((SEED_DOMAIN, self.seed, draw, index))
         geometry = self._draw(sample, rng)
         crop = crop_camera(sample, self.people.skeleton, self.spec, geometry)
@@ -124,10 +146,67 @@ class CropDataset(Dataset[dict[str, Any]]):
             pixels = self.photometric(pixels, rng)
         row = make_labels(sample, self.people.skeleton, self.spec, crop)
         row["image"] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        row["index"] = torch.tensor(index)
+        row["index"] = torch.tensor(at)
         if self.source is not None:
             row["source"] = torch.tensor(self.source)
         return row
+
+    def _read(self, index: int, draw: int) -> Sample:
+        sample = self._checked(index, self.people.read(index, draw))
+        if sample.image is None:
+            raise TypeError(f"{type(self.people).__name__}.read must return an image.")
+        left, top, width, height = box = subject_box(sample, self.people.skeleton, self.spec)
+        if left >= sample.size[0] or top >= sample.size[1] or left + width <= 0 or top + height <= 0:
+            raise ImageError(
+                f"{self._name(index)} does not show its person: the box {_rounded(box)} (left, top, width, height) lies "
+                f"outside the image of {sample.size[0]} x {sample.size[1]} px; correct the annotation or remove it."
+            )
+        return sample
+
+    def _checked(self, index: int, sample: Sample) -> Sample:
+        """A sample whose labels that are not finite are unlabelled; one that cannot be cropped is refused."""
+        if not np.isfinite(sample.box).all() or min(sample.box[2:]) <= 0:
+            raise PoseZooError(
+                f"{self._name(index)} has the box {_rounded(sample.box)}, but left, top, width and height must be "
+                "numbers, and the last two positive: correct the annotation or remove it."
+            )
+        if sample.camera is not None:
+            k = sample.camera.intrinsics
+            if not (bool(k.isfinite().all()) and float(torch.linalg.det(k)) != 0):
+                raise PoseZooError(
+                    f"{self._name(index)} has a camera with the intrinsics {k.tolist()}: correct its focal length."
+                )
+        valid3d = finite(sample.joints3d, sample.valid3d)
+        valid2d = finite(sample.joints2d, sample.valid2d)
+        if valid3d is sample.valid3d and valid2d is sample.valid2d:
+            return sample
+        return replace(sample, valid3d=valid3d, valid2d=valid2d)
+
+    def _readable(self, index: int, read: Callable[[int], Sample]) -> tuple[int, Sample]:
+        """The sample, or the one that stands in for it, with its index."""
+        if self.bad is None:
+            return index, read(index)
+        pool = np.arange(len(self)) if self.pool is None else self.pool
+        place = int(np.searchsorted(pool, index))
+        first: ImageError | None = None
+        for step in range(min(len(pool), MAX_BAD_IN_A_ROW)):
+            at = int(pool[(place + step) % len(pool)])
+            try:
+                return at, read(at)
+            except ImageError as error:
+                first = first or error
+                self._report(at, error)
+        raise PoseZooError(f"{min(len(pool), MAX_BAD_IN_A_ROW)} images in a row are bad; the first: {first}")
+
+    def _report(self, index: int, error: ImageError) -> None:
+        """Warn of each bad image once, whichever process meets it."""
+        assert self.bad is not None
+        if not self.bad[index]:
+            self.bad[index] = 1
+            warnings.warn(f"Another sample stands in (on_bad_image=skip): {error}", BadImageWarning, stacklevel=2)
+
+    def _name(self, index: int) -> str:
+        return str(self.people.meta(index).get("path") or f"Sample {index} of {type(self.people).__name__}")
 
     def preview(self, count: int) -> list[tuple[int, int]]:
         """Keys of the samples to look at first, at most `count`."""
@@ -135,7 +214,7 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def labels(self, index: int) -> dict[str, Any]:
         """The labels of the unaugmented crop, without pixels."""
-        sample = self.people.read_labels(index)
+        _, sample = self._readable(index, lambda at: self._checked(at, self.people.read_labels(at)))
         crop = crop_camera(sample, self.people.skeleton, self.spec, CropDraw())
         return make_labels(sample, self.people.skeleton, self.spec, crop)
 
@@ -144,6 +223,24 @@ class CropDataset(Dataset[dict[str, Any]]):
             return CropDraw()
         box = subject_box(sample, self.people.skeleton, self.spec)
         return draw_augmentation(self.augmentation, box, rng)
+
+
+class BadImageWarning(UserWarning):
+    """An image was skipped; see `on_bad_image`."""
+
+
+def finite(joints: NDArray[Any] | None, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Which labels are valid, when those that are NaN or infinite are not; `valid` itself where all are finite."""
+    if joints is None:
+        return valid
+    numbers = np.isfinite(joints).all(-1)
+    if numbers.all():
+        return valid
+    return numbers if valid is None else valid & numbers
+
+
+def _rounded(box: NDArray[Any]) -> list[float]:
+    return [round(float(value), 1) for value in box]
 
 
 class PoseDataModule(pl.LightningDataModule):
@@ -159,6 +256,9 @@ class PoseDataModule(pl.LightningDataModule):
         image_size: Set by the model: side of the crop, px.
         crop: Set by the model: kind of the crop camera.
         box: Set by the model: what is cropped.
+        on_bad_image: What training does about an image that cannot be read or does not show its person. "raise" stops
+            with its path. "skip" takes the next readable sample instead, warns of each bad image once, and counts
+            them at the end of the run. Evaluation and predict always stop: a score over other samples is another score.
     """
 
     def __init__(
@@ -172,8 +272,12 @@ class PoseDataModule(pl.LightningDataModule):
         image_size: int = 256,
         crop: CropKind = "look_at",
         box: BoxKind = "annotation",
+        on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
+        if on_bad_image not in ("raise", "skip"):
+            raise PoseZooError(f"--data.on_bad_image is raise or skip, got '{on_bad_image}'.")
+        self.on_bad_image = on_bad_image
         if batch_size < 1:
             raise PoseZooError(f"--data.batch_size must be at least 1, got {batch_size}.")
         if num_workers < 0:
@@ -212,8 +316,9 @@ class PoseDataModule(pl.LightningDataModule):
     def crops(self, split: str) -> CropDataset:
         """The crops of a split, built once; augmented for "train" only."""
         if split not in self._crops:
-            augmentation = self.augmentation if split == "train" else None
-            self._crops[split] = CropDataset(self._split(split), self.spec, augmentation, self.seed)
+            train = split == "train"
+            augmentation, skip = self.augmentation if train else None, train and self.on_bad_image == "skip"
+            self._crops[split] = CropDataset(self._split(split), self.spec, augmentation, self.seed, skip)
         return self._crops[split]
 
     def _split(self, split: str) -> PoseDataset:
@@ -226,6 +331,15 @@ class PoseDataModule(pl.LightningDataModule):
         self._check_model()
         for split in SPLITS_OF_STAGE[stage]:
             self.open(split)
+
+    def teardown(self, stage: str) -> None:
+        """Say how many training images were skipped, on every process for itself."""
+        crops = self._crops.get("train")
+        bad = getattr(crops, "bad", None)
+        rank = getattr(self.trainer, "global_rank", 0)
+        if stage == "fit" and bad is not None and (bad.any() or rank == 0):
+            who = f" on rank {rank}" if getattr(self.trainer, "world_size", 1) > 1 else ""
+            print(f"{type(self).__name__}: {int(bad.sum())} of {len(bad)} training images were bad and skipped{who}.")
 
     def open(self, split: str) -> None:
         """Open a split; refuse an empty one, and training data without any usable label."""
@@ -373,11 +487,29 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as uint8 RGB [H, W, 3].
 
     Raises:
-        PoseZooError: The file is missing, or is not an image that OpenCV can read.
+        ImageError: The file is missing, or is not an image that OpenCV can read to its end.
     """
     if not path.is_file():
-        raise PoseZooError(f"No image at {path}; check the path or --data.root.")
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    if pixels is None:
-        raise PoseZooError(f"{path} is not a readable image (empty or damaged); replace or remove it.")
+        raise ImageError(f"No image at {path}; check the path or --data.root.")
+    try:
+        content = np.fromfile(path, np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    except (OSError, cv2.error) as error:
+        raise ImageError(f"{path} cannot be read ({error}); check its permissions, or replace it.") from error
+    if pixels is None or _ends_early(content):
+        raise ImageError(f"{path} is not a readable image (empty or damaged); replace or remove it.")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _ends_early(content: NDArray[np.uint8]) -> bool:
+    """Whether a JPEG lacks its end: OpenCV 4 makes the missing part grey without a word, OpenCV 5 refuses.
+
+    The end marker cannot occur within the compressed pixels; thumbnails, which have their own, lie before these.
+    """
+    data = content.tobytes()
+    if data[:2] != b"\xff\xd8":
+        return False
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place : place + 2] != b"\xff\xda":
+        place += 1 if data[place + 1 : place + 2] == b"\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return data.find(b"\xff\xd9", place) < 0

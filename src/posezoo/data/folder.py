@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posezoo.cameras import Camera
-from posezoo.data.base import PoseDataModule, PoseDataset, read_image
+from posezoo.data.base import ImageError, PoseDataModule, PoseDataset, read_image
 from posezoo.data.crop import FOV_PHOTOGRAPH
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.skeletons import H36M17
@@ -212,7 +212,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright picture, px, from its header alone.
 
     Raises:
-        PoseZooError: The file is empty, damaged at its beginning, or no picture.
+        ImageError: The file is empty, damaged at its beginning, or no picture.
     """
     from PIL import Image  # comes with torchvision and matplotlib
 
@@ -223,8 +223,8 @@ def picture_size(path: Path) -> tuple[int, int]:
                 width, height = header.size
                 # Pillow decodes a whole PNG to look for its (very rare) orientation.
                 sideways = header.format != "PNG" and header.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise PoseZooError(f"{path} is not a readable picture (empty or damaged): replace or remove it.") from error
+    except Exception as error:  # Pillow's readers raise nearly anything for a damaged file
+        raise ImageError(f"{path} is not a readable picture (empty or damaged): replace or remove it.") from error
     return (height, width) if sideways else (width, height)
 
 
@@ -255,13 +255,13 @@ def _read_csv(path: Path) -> Boxes:
             boxes: Boxes = {}
             for row in reader:
                 try:
-                    box = [float(row[column]) for column in CSV_COLUMNS[1:]]
+                    name, *box = _normal(row["file"]), *(float(row[column]) for column in CSV_COLUMNS[1:])
                 except (TypeError, ValueError):
                     values = ",".join(str(row[column]) for column in CSV_COLUMNS)
                     raise PoseZooError(
                         f"{path}, line {reader.line_num}: '{values}' must be a file name and four numbers."
                     ) from None
-                boxes.setdefault(_normal(row["file"]), []).append(box)
+                boxes.setdefault(name, []).append(box)
     except FileNotFoundError:
         raise PoseZooError(f"There is no file {path}: set --data.boxes to the file with the boxes.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -274,7 +274,7 @@ def _read_json(path: Path, what: str, example: str) -> dict[str, Any]:
         raise PoseZooError(f"There is no file {path}: give the JSON file with {what}, such as {example}.")
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PoseZooError(f"{path} is not readable JSON ({error}): write {what} as {example}.") from error
     if not isinstance(entries, dict):
         raise PoseZooError(f"{path} holds a {type(entries).__name__}: write {what} as {example}.")
@@ -344,6 +344,7 @@ def _is_numbers(values: Any, count: int) -> bool:
         isinstance(values, list)
         and len(values) == count
         and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        and all(isinstance(value, float) or abs(value) < 2**53 for value in values)  # numpy has no larger numbers
     )
 
 

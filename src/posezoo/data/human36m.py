@@ -7,11 +7,10 @@
 The data are licensed to each user by their authors; posezoo neither ships nor fetches them.
 """
 
+import io
 import json
 import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from posezoo.cameras import Camera
-from posezoo.data.base import PoseDataModule, PoseDataset, read_image
+from posezoo.data.base import PoseDataModule, PoseDataset, finite, read_image
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.skeletons import H36M17, conversion_weights, get_skeleton
 from posezoo.structures import Sample
@@ -35,7 +34,9 @@ ACTIONS = (
     "SittingDown", "Smoking", "Waiting", "WalkDog", "Walking", "WalkTogether",
 )  # fmt: skip
 _SYNONYMS = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
-_IMAGE_NAME = re.compile(r"(?P<subject>S\d+)_(?P<scene>.+)\.(?P<camera>\d+)_(?P<frame>\d+)\.\w+")
+_IMAGE_NAME = re.compile(
+    r"(?P<subject>S\d{1,9})_(?P<scene>.+)\.(?P<camera>\d+)_(?P<frame>\d{1,9})\.\w+", re.ASCII | re.DOTALL
+)
 _MISFIT_PX = 5.0
 
 CameraKey = tuple[str, str]  # subject, camera serial number
@@ -192,15 +193,22 @@ def open_people(root: Path | None, file: str, box_scale: float) -> Human36MPeopl
     _, action = _numbered((_action(p["scene"], path) for p in parsed), known=ACTIONS)
     cameras, view = _numbered((p["subject"], p["camera"]) for p in parsed)
     calibration, sizes = _calibration(folder / "annotation_body3d", cameras)
-    side = 200 * np.asarray(data["scale"], np.float64).reshape(-1, 1) * box_scale
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+        side = 200 * np.asarray(data["scale"], np.float64).reshape(-1, 1) * box_scale
+        boxes = np.hstack([data["center"] - side / 2, side, side]).astype(np.float32)
+        joints3d = (np.asarray(data["S"][..., :3], np.float64) * 1000).astype(np.float32)  # the file has metres
+        joints2d = data["part"][..., :2].astype(np.float32)
+    valid3d, valid2d = finite(joints3d, data["S"][..., 3] > 0), finite(joints2d, data["part"][..., 2] > 0)
+    assert valid3d is not None
+    assert valid2d is not None
     people = Human36MPeople(
         root=folder,
         image=np.array([name.encode() for name in names]),
-        boxes=np.hstack([data["center"] - side / 2, side, side]).astype(np.float32),
-        joints3d=(data["S"][..., :3] * 1000).astype(np.float32),  # the file has metres
-        valid3d=data["S"][..., 3] > 0,
-        joints2d=data["part"][..., :2].astype(np.float32),
-        valid2d=data["part"][..., 2] > 0,
+        boxes=boxes,
+        joints3d=joints3d,
+        valid3d=valid3d,
+        joints2d=joints2d,
+        valid2d=valid2d,
         subject=subject,
         scene=scene,
         action=action,
@@ -239,18 +247,28 @@ def _read_annotations(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {key: file[key] for key in wanted}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        [str(name).encode() for name in data["imgname"]]
+    except Exception as error:  # a damaged file raises nearly anything
         raise PoseZooError(
-            f"{path} cannot be read ({error}): make it again with mmpose's preprocess_h36m.py."
+            f"{path} cannot be read ({_line(error)}): make it again with mmpose's preprocess_h36m.py."
         ) from error
     count = len(data["imgname"])
     for key, shape in wanted.items():
+        if data[key].dtype.kind not in ("US" if key == "imgname" else "biuf"):
+            raise PoseZooError(
+                f"{path} has '{key}' of type {data[key].dtype}: make it again with mmpose's preprocess_h36m.py."
+            )
         if data[key].shape != (count, *shape):
             raise PoseZooError(
                 f"{path} has '{key}' of shape {data[key].shape}, expected {(count, *shape)}: make it again with "
                 "mmpose's preprocess_h36m.py."
             )
     return data
+
+
+def _line(error: Exception) -> str:
+    """An error's text on one line of bounded length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _parse_name(name: str, path: Path) -> dict[str, str]:
@@ -291,7 +309,8 @@ def _check_fit(people: Human36MPeople, path: Path) -> None:
         if not both.any():
             continue
         projected = people.calibration[people.view[index]].project(torch.as_tensor(people.joints3d[index][both]))
-        error = float(np.linalg.norm(projected.numpy() - people.joints2d[index][both], axis=1).mean())
+        apart = projected.double().numpy() - people.joints2d[index][both]
+        error = float(np.linalg.norm(apart, axis=1).mean())
         if not error < _MISFIT_PX:
             raise PoseZooError(
                 f"{path}: the 3D labels of {people.image[index].decode()} project {error:.0f} px away from its 2D "
@@ -333,33 +352,39 @@ def read_cameras(folder: Path) -> dict[CameraKey, tuple[Camera, tuple[int, int]]
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         raise PoseZooError(
-            f"{path} is not a camera file of mmpose's preprocess_h36m.py ({type(error).__name__}: {error}): make it "
-            "again."
+            f"{path} is not a camera file of mmpose's preprocess_h36m.py ({_line(error)}): make it again."
         ) from error
 
 
 def _read_pickle(path: Path) -> dict[CameraKey, tuple[Camera, tuple[int, int]]]:
-    with path.open("rb") as file:
-        entries = _ArrayUnpickler(file, encoding="latin1").load()
+    entries = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     cameras = {}
     for (subject, serial), entry in entries.items():
         rotation = np.asarray(entry["R"], np.float64).T
         centre = np.asarray(entry["T"], np.float64).reshape(3) * 1000
-        cameras[str(subject), str(serial)] = _camera(entry, rotation, -rotation @ centre)
+        name = f"{path}: camera {serial} of {subject}"
+        cameras[str(subject), str(serial)] = _camera(entry, rotation, -rotation @ centre, name)
     return cameras
 
 
 def _read_json(path: Path) -> dict[CameraKey, tuple[Camera, tuple[int, int]]]:
     entries = json.loads(path.read_text(encoding="utf-8"))
     return {
-        (subject, serial): _camera(entry, entry["R_w2c"], entry["t_w2c_mm"])
+        (subject, serial): _camera(
+            entry, entry["R_w2c"], entry["t_w2c_mm"], f"{path}: camera {serial} of {subject}"
+        )
         for subject, views in entries.items()
         for serial, entry in views.items()
     }
 
 
-def _camera(entry: dict[str, Any], rotation: Any, translation: Any) -> tuple[Camera, tuple[int, int]]:
-    (fx, fy), (cx, cy), (k1, k2, k3), (p1, p2) = (np.asarray(entry[key], np.float64).ravel() for key in "fckp")
+def _camera(entry: dict[str, Any], rotation: Any, translation: Any, name: str) -> tuple[Camera, tuple[int, int]]:
+    (fx, fy), (cx, cy), (k1, k2, k3), (p1, p2) = values = [np.asarray(entry[k], np.float64).ravel() for k in "fckp"]
+    if not (fx > 0 and fy > 0 and all(np.isfinite(v).all() for v in (*values, rotation, translation))):
+        raise PoseZooError(
+            f"{name} has the focal length ({fx:g}, {fy:g}) px or other values that no camera has: take the cameras "
+            "from mmpose's preprocess_h36m.py."
+        )
     camera = Camera.create(
         np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
         np.array([k1, k2, p1, p2, k3]),
@@ -370,8 +395,11 @@ def _camera(entry: dict[str, Any], rotation: Any, translation: Any) -> tuple[Cam
     return camera, (int(entry["w"]), int(entry["h"]))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of arrays and builtin containers only: a pickle may otherwise run any code."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Reads pickles of arrays and builtin containers only: a pickle may otherwise run any code.
+
+    Python's own implementation in Python: in the one in C, four damaged bytes can ask for 64 GB of memory.
+    """
 
     _ALLOWED = frozenset(
         {

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from pytorch_lightning.utilities import CombinedLoader
-from torch import Tensor, tensor
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from posezoo.data.base import MODEL_OWNED, CropDataset, PoseDataModule, PoseDataset, TrainLoader
@@ -87,6 +87,11 @@ class Mixed(PoseDataModule):
         """Open the splits of the stage in the sources that have a part in it."""
         self._pass_on()
         super().setup(stage)
+
+    def teardown(self, stage: str) -> None:
+        """Let every source say what it skipped."""
+        for source in self.sources:
+            source.teardown(stage)
 
     def open(self, split: str) -> None:
         """Open a split of every trained source, or of the scored one; each must have usable labels to train with."""
@@ -242,7 +247,7 @@ class MixedCrops(CropDataset):
             key = (*self.place(key[0]), key[1])
         source, index, draw = key
         row = self._part(source)[index, draw]
-        row["index"] = tensor(int(self.offsets[source]) + index)
+        row["index"] = row["index"] + int(self.offsets[source])  # of the one that stands in for a bad image
         return row
 
     def place(self, index: int) -> tuple[int, int]:
@@ -367,8 +372,10 @@ class SearchSplit(Mixed):
         """Both streams, with equally many batches."""
         crops, halves = self.crops("train"), self.halves()
         assert isinstance(crops, MixedCrops)
+        crops = _within(crops, [half[TRAIN] for half in halves])
         train = self._train_loader(crops, [half[TRAIN] for half in halves], TRAIN)
-        arch = self._train_loader(self._arch_crops(), [half[ARCH] for half in halves], ARCH, len(train))
+        arch_crops = _within(self._arch_crops(), [half[ARCH] for half in halves])
+        arch = self._train_loader(arch_crops, [half[ARCH] for half in halves], ARCH, len(train))
         return CombinedLoader({"train": train, "arch": arch}, "min_size")
 
     def _arch_crops(self) -> MixedCrops:
@@ -387,6 +394,15 @@ def last_groups(groups: NDArray[np.int32], share: float) -> list[int]:
     return [int(number) for number in numbers[-count:]]
 
 
+def _within(crops: MixedCrops, pools: Sequence[Indices]) -> MixedCrops:
+    """The same crops, where what stands in for a bad image comes from the same stream."""
+    parts = [copy.copy(part) for part in crops.parts]
+    for part, pool in zip(parts, pools, strict=True):
+        if part is not None:
+            part.pool = pool
+    return MixedCrops(parts, crops.counts, crops.spec)
+
+
 def _augmented(crops: CropDataset, kind: str) -> CropDataset:
     """The same crops with less augmentation."""
     if kind == "same" or crops.augmentation is None:
@@ -394,5 +410,5 @@ def _augmented(crops: CropDataset, kind: str) -> CropDataset:
     still: dict[str, Any] = {"roll": 0.0, "full_roll": 0.0, "zoom": (1.0, 1.0), "shift": 0.0}
     light: Augmentation | None = replace(crops.augmentation, truncation=0.0, occlusion=0.0, **still)
     plain = CropDataset(crops.people, crops.spec, light if kind == "light" else None, crops.seed)
-    plain.source = crops.source
+    plain.source, plain.bad = crops.source, crops.bad
     return plain

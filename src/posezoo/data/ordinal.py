@@ -9,7 +9,6 @@
 The images stay under their own licences; posezoo neither ships nor fetches them.
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from posezoo.data.base import PoseDataModule, PoseDataset, read_image
+from posezoo.data.base import ImageError, PoseDataModule, PoseDataset, read_image
 from posezoo.data.crop import CropSpec
 from posezoo.data.folder import picture_size
 from posezoo.errors import PoseZooError
@@ -28,6 +26,7 @@ from posezoo.structures import Sample
 
 SKELETONS = {16: MPII16, 14: LSP14}
 FILE_NAMES = ("{:05d}_full.jpg", "im{:04d}.jpg")  # numbers count from 1
+_FARTHEST_PX = 1e6  # what lies farther off is no label
 _FEWEST_VOTES = 50  # legs whose bend must be known before it says anything about the sign
 
 Order = NDArray[np.int8]
@@ -307,7 +306,7 @@ def _labels2d(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Pixels [N, J, 2] that count from 0, and which are annotated."""
     rows = joints.transpose(2, 1, 0)
-    valid = np.isfinite(rows[..., :2]).all(-1)
+    valid = (np.abs(rows[..., :2]) < _FARTHEST_PX).all(-1)  # False for NaN, too
     if skeleton is MPII16:  # LSP's flag has both meanings in circulation, and all its joints have coordinates
         valid &= rows[..., 2] > 0
     pixels = np.where(valid[..., None], rows[..., :2] - first_pixel, 0)
@@ -337,11 +336,13 @@ def _read(path: Path, field: str) -> NDArray[np.float64]:
             f"{path} is a MATLAB 7.3 file, which posezoo does not read: save it again in MATLAB with "
             f"save('{path.name}', '{field}', '-v7')."
         ) from error
-    except (OSError, ValueError, TypeError, KeyError, IndexError, MatReadError, zlib.error) as error:
+    except Exception as error:  # a damaged file raises nearly anything
         raise PoseZooError(f"{path} cannot be read ({error}): take it from lsp-mpii-ordinal.zip again.") from error
     if field not in content:
         fields = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
         raise PoseZooError(f"{path} holds {fields}, not '{field}': take it from lsp-mpii-ordinal.zip.")
+    if getattr(content[field], "dtype", np.dtype(object)).kind not in "biuf":
+        raise PoseZooError(f"{path} has something else than numbers in '{field}': take it from lsp-mpii-ordinal.zip.")
     return np.asarray(content[field], np.float64)
 
 
@@ -356,7 +357,10 @@ def _file_name(folder: Path) -> str:
 def _check_fit(people: OrdinalPeople) -> None:
     """Refuse 2D labels of other images or another size, on a few people spread over the file."""
     for index in np.linspace(0, len(people) - 1, min(len(people), 16)).astype(int):
-        width, height = picture_size(people.path(index))
+        try:
+            width, height = picture_size(people.path(index))
+        except ImageError:  # training decides what to do about it
+            continue
         joints = people.joints2d[index][people.valid2d[index]]
         beyond = ((joints <= -1) | (joints >= np.array([width, height]))).sum(1) > 0
         if beyond.mean() > 0.5:

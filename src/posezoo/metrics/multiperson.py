@@ -5,6 +5,7 @@ processes, drops duplicates, sorts and computes once. After matching, all errors
 Joints are those of `skeletons.MUPOTS17`; lengths are mm in the camera frame, pixels those of the original image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
@@ -69,8 +70,15 @@ class People:
 
     def take(self, rows: Tensor) -> "People":
         """The given rows."""
+        return self._each(lambda value: value[rows])
+
+    def cpu(self) -> "People":
+        """On the CPU, where people are matched: thousands of tiny steps."""
+        return self._each(Tensor.cpu)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "People":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
+        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +123,7 @@ def match_people(
     pairs = []
     for person, row in enumerate(hits):
         if len(row) and row.max() > 0:
-            best = int(row.argmax())  # torch returns the first of equals on the CPU
+            best = int(row.argmax())  # the first of equals
             pairs.append((person, best))
             hits[:, best] = 0
     return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
@@ -138,7 +146,7 @@ def rescale_bones(
 
 
 def match_all(predicted: People, annotated: People) -> Matches:
-    """Match the people of every annotated image; predictions on other images are not scored.
+    """Match the people of every annotated image, on the CPU; predictions on other images are not scored.
 
     Raises:
         ValueError: The annotated people lack the universal skeleton, or a tensor has the wrong shape.
@@ -372,7 +380,8 @@ def _rows_by_image(people: People) -> dict[tuple[int, int], Tensor]:
 
 
 def _distinct(people: People) -> People:
-    """Rows by (sequence, frame, index), the first of duplicates only."""
+    """Rows by (sequence, frame, index) on the CPU, the first of duplicates only."""
+    people = people.cpu()
     if not len(people.index):
         return people
     keys = torch.stack([people.sequence, people.frame, people.index], 1)

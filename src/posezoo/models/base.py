@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from inspect import isabstract
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,23 @@ class PoseEstimator(pl.LightningModule, ABC):
                 "or choose --model.optimizer and --model.lr_scheduler yourself."
             )
         return int(steps)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch, but weights of another model are one sentence.
+
+        Raises:
+            PoseZooError: They do not fit.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = lines[1 if len(lines) > 1 else 0].rstrip(".")
+            reason = reason if len(reason) < 200 else reason[:197] + "..."
+            raise PoseZooError(
+                f"The weights do not fit this {type(self).__name__} of {self.skeleton.name} ({reason}): leave out the "
+                "--model options that differ from their training, or give another --ckpt_path."
+            ) from error
 
     def on_validation_start(self) -> None:
         """Give all ranks rank 0's BatchNorm statistics: the score is that of the checkpoint, which rank 0 saves."""
