@@ -19,7 +19,7 @@ def soft_argmax(logits: Tensor) -> Tensor:
 def reconstruct(pixels: Tensor, rel: Tensor, intrinsics: Tensor, inside: Tensor, ridge: float = 1e-2) -> Tensor:
     """MeTRAbs' absolute pose: batched least squares for the translation, conditioned over the whole batch.
 
-    Joints inside the image are then averaged with their back-projection. With ridge 0, the plain least squares solution.
+    Joints inside the image are then averaged with their back-projection. With ridge 0, plain least squares.
     """
     ones = torch.ones_like(pixels[..., :1])
     rays = (torch.cat([pixels, ones], -1) @ torch.linalg.inv(intrinsics).mT)[..., :2]

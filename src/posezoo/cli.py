@@ -222,8 +222,8 @@ def build(arguments: list[str], run: bool) -> PoseZooCLI:
         if error.errno not in DISK_TROUBLE:
             raise
         raise PoseZooError(
-            f"{error.filename or 'A file of the run'} cannot be written or read ({error.strerror}): make room or mend its "
-            "permissions, or let runs go elsewhere with --trainer.logger.init_args.save_dir FOLDER."
+            f"{error.filename or 'A file of the run'} cannot be written or read ({error.strerror}): make room or mend "
+            "its permissions, or let runs go elsewhere with --trainer.logger.init_args.save_dir FOLDER."
         ) from error
 
 
@@ -451,7 +451,8 @@ def check_weights(path: Path, class_path: str, skeleton: str | None) -> None:
     wanted = PoseEstimator.known_methods().get(class_path.rpartition(".")[2], written)
     if not (issubclass(written, wanted) or issubclass(wanted, written)):
         raise PoseZooError(
-            f"{path} holds a {written.__name__}, not a {wanted.__name__}: leave out --model, or give another --ckpt_path."
+            f"{path} holds a {written.__name__}, not a {wanted.__name__}: leave out --model, or give another "
+            "--ckpt_path."
         )
     learnt = checkpoint.get("hyper_parameters", {}).get("skeleton")
     if learnt and skeleton and get_skeleton(learnt).name != get_skeleton(skeleton).name:

@@ -101,8 +101,8 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     Indexed by an int (no augmentation draw) or by (index, draw). Randomness comes from (seed, draw, index) alone.
 
-    With `skip_bad`, the next sample (cyclically, by index, within `pool`) whose image can be read stands in for one whose
-    image cannot; it keeps the augmentation draw of the place it fills. So batches depend on the files alone.
+    With `skip_bad`, the next sample (cyclically, by index, within `pool`) whose image can be read stands in for one
+    whose image cannot, with the augmentation draw of the place that it fills. So batches depend on the files alone.
 
     Attributes:
         source: Place among the sources of a `Mixed`, for `Batch.source`; None outside one.
@@ -158,8 +158,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         left, top, width, height = box = subject_box(sample, self.people.skeleton, self.spec)
         if left >= sample.size[0] or top >= sample.size[1] or left + width <= 0 or top + height <= 0:
             raise ImageError(
-                f"{self._name(index)} does not show its person: the box {_rounded(box)} (left, top, width, height) lies "
-                f"outside the image of {sample.size[0]} x {sample.size[1]} px; correct the annotation or remove it."
+                f"{self._name(index)} does not show its person: the box {_rounded(box)} (left, top, width, height) "
+                f"lies outside the image of {sample.size[0]} x {sample.size[1]} px; correct or remove the annotation."
             )
         return sample
 

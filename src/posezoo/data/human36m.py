@@ -370,9 +370,7 @@ def _read_pickle(path: Path) -> dict[CameraKey, tuple[Camera, tuple[int, int]]]:
 def _read_json(path: Path) -> dict[CameraKey, tuple[Camera, tuple[int, int]]]:
     entries = json.loads(path.read_text(encoding="utf-8"))
     return {
-        (subject, serial): _camera(
-            entry, entry["R_w2c"], entry["t_w2c_mm"], f"{path}: camera {serial} of {subject}"
-        )
+        (subject, serial): _camera(entry, entry["R_w2c"], entry["t_w2c_mm"], f"{path}: camera {serial} of {subject}")
         for subject, views in entries.items()
         for serial, entry in views.items()
     }
