@@ -35,7 +35,7 @@ def camera_entry(focal: float = FOCAL) -> dict[str, Any]:
 
 
 def annotations(count: int) -> Arrays:
-    pose = np.random.default_rng(0).uniform(-0.4, 0.4, (count, 17, 3)) + [0, 0, 2.5]
+    pose = np.random.default_rng(0).uniform(-0.4, 0.4, (count, 17, 3)) + np.array([0, 0, 2.5])
     pixels = FOCAL * pose[..., :2] / pose[..., 2:] + SIDE / 2
     ones = np.ones((count, 17, 1))
     return {

@@ -233,7 +233,7 @@ def finite(joints: NDArray[Any] | None, valid: NDArray[np.bool_] | None) -> NDAr
     """Which labels are valid, when those that are NaN or infinite are not; `valid` itself where all are finite."""
     if joints is None:
         return valid
-    numbers = np.isfinite(joints).all(-1)
+    numbers: NDArray[np.bool_] = np.isfinite(joints).all(-1)
     if numbers.all():
         return valid
     return numbers if valid is None else valid & numbers

@@ -246,8 +246,9 @@ def _read_annotations(path: Path) -> dict[str, NDArray[Any]]:
     wanted = {"imgname": (), "center": (2,), "scale": (), "part": (17, 3), "S": (17, 4)}
     try:
         with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in wanted}
-        [str(name).encode() for name in data["imgname"]]
+            data = {key: np.asarray(file[key]) for key in wanted}
+        if not all(str(name).isascii() for name in data["imgname"]):
+            raise ValueError("image names are not text")
     except Exception as error:  # a damaged file raises nearly anything
         raise PoseZooError(
             f"{path} cannot be read ({_line(error)}): make it again with mmpose's preprocess_h36m.py."

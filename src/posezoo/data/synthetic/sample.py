@@ -189,8 +189,12 @@ def _visibility(canvas: _Canvas, person: int, stature: float, joints: Floats, pi
 
 @lru_cache(maxsize=1)
 def _single_threaded_opencv() -> None:
-    """Once per process: 256 px are too little work for a thread pool, and workers would fight."""
-    cv2.setNumThreads(1)
+    """Once per process: 256 px are too little work for a thread pool, and workers would fight.
+
+    0 and not 1: OpenCV answers 1 by joining its pool, whose threads a forked loader process does not have, and waits
+    for ever.
+    """
+    cv2.setNumThreads(0)
 
 
 def render_sample(
