@@ -68,9 +68,7 @@ def expected(initial: State, raw: list[State], decay: float) -> State:
     for number, state in enumerate(raw):
         d = min(decay, (1 + number) / (10 + number))
         average = {name: d * average[name] + (1 - d) * state[name].double() for name in average}
-    return {
-        name: average[name].float() if tensor.is_floating_point() else tensor for name, tensor in raw[-1].items()
-    }
+    return {name: average[name].float() if tensor.is_floating_point() else tensor for name, tensor in raw[-1].items()}
 
 
 def assert_close(ours: State, theirs: State) -> None:
