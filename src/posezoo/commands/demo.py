@@ -1,4 +1,4 @@
-"""Train a small MeTRAbs on rendered people, test it on others, draw its poses: three minutes on two CPU cores."""
+"""Train a small MeTRAbs on rendered people, test it on others, draw its poses: five to six minutes on two CPU cores."""
 
 import argparse
 import json
