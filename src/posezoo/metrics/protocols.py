@@ -9,6 +9,7 @@ A protocol holds facts and picks formulas of `metrics.functional`; it has none o
 data, with `Protocol.keeps`. docs/protocols.md tells the conventions apart.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -185,7 +186,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(ABC):
     """The facts every protocol has.
 
     Attributes:
@@ -257,17 +258,21 @@ class Protocol:
         seen = not self.cameras or camera in self.cameras
         return seen and frame % self.frame_step == 0 and recording not in self.left_out
 
+    @abstractmethod
     def _joints(self) -> str:
-        raise NotImplementedError
+        """Which joints are scored, in words."""
 
+    @abstractmethod
     def _alignment(self) -> str:
-        raise NotImplementedError
+        """How prediction and truth are aligned, in words."""
 
+    @abstractmethod
     def _averaging(self) -> str:
-        raise NotImplementedError
+        """What is averaged first, in words."""
 
+    @abstractmethod
     def _measures(self) -> str:
-        raise NotImplementedError
+        """Which metrics are reported, with units."""
 
 
 @dataclass(frozen=True, kw_only=True)
