@@ -1,6 +1,7 @@
 """Cameras: against OpenCV, Human3.6M's and MeTRAbs' own formulas, and by their invariants."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -434,3 +435,23 @@ def test_shapes_are_as_annotated() -> None:
     for name in ("distort", "undistort"):
         checked[name](xy, torch.zeros(2, 12), torch.ones(2, dtype=torch.int64))
     torch.testing.assert_close(normalised(xy, k), xy)
+
+
+def test_t10_augmented_crops_return_to_one_pose() -> None:
+    """Dossier T10: turned, zoomed and mirrored crops of one person, brought back and averaged in 3D."""
+    camera = Camera.from_field_of_view(55, 1920, 1080)
+    box = torch.tensor([1200.0, 200.0, 200.0, 500.0]).expand(5, 4)
+    flip = torch.tensor([False, True, False, True, False])
+    zoom = torch.tensor([0.8, 0.9, 1.0, 1.05, 1.1])
+    camera = Camera(*(getattr(camera, f.name).expand(5, *getattr(camera, f.name).shape) for f in fields(camera)))
+    crops = look_at_crop(camera, box, 256, roll=torch.linspace(-25, 25, 5), zoom=zoom, flip=flip)
+    predicted = torch.tensor([[0.0, 0.0, 3000.0], [-300.0, 0.0, 3000.0], [300.0, 0.0, 3000.0]]).expand(5, 3, 3)
+    unswapped = torch.where(flip[:, None, None], predicted[:, [0, 2, 1]], predicted)
+
+    pelvis, l_wrist, r_wrist = crops.to_source(unswapped).mean(0)
+
+    assert torch.allclose(pelvis, torch.tensor([543.310, -143.817, 2946.885]), atol=0.01)
+    assert torch.allclose(camera[0].project(pelvis[None])[0], torch.tensor([1300.0, 450.0]), atol=0.01)
+    assert (l_wrist - pelvis).norm() == pytest.approx(285.91, abs=0.01)
+    assert float(l_wrist[0]) == pytest.approx(262.136, abs=0.01)
+    assert float(r_wrist[0]) == pytest.approx(824.483, abs=0.01)
