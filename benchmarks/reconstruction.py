@@ -19,7 +19,7 @@ def people(batch: int, metres: float) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     rel = 300 * torch.randn(batch, 17, 3, generator=g, dtype=torch.float64)
     rel -= rel[:, :1].clone()
-    root = torch.tensor([0.0435 * metres, 0.0145 * metres, metres], dtype=torch.float64) * METRE
+    root = torch.tensor([0.0410 * metres, 0.0137 * metres, metres], dtype=torch.float64) * METRE
     intrinsics = torch.tensor([[FOCAL, 0, 960], [0, FOCAL, 540], [0, 0, 1]], dtype=torch.float64).expand(batch, 3, 3)
     image = (rel + root) @ intrinsics.mT
     return image[..., :2] / image[..., 2:], rel, intrinsics.contiguous()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import formulas
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
-from posezoo.models.heads import VolumetricHead, as_volumes, decode_volume
+from posezoo.models.heads import VolumetricHead, as_volumes
 
 CELLS = 64
 
@@ -20,7 +20,7 @@ def reference(head: nn.Module, features: Tensor) -> Tensor:
 
 
 def ours(head: nn.Module, features: Tensor) -> Tensor:
-    return decode_volume(head(features), "corners", scored=False)[0]
+    return head.locate(features, "corners", scored=False)[0]
 
 
 def step(formula: Callable[[nn.Module, Tensor], Tensor], head: nn.Module, features: Tensor) -> tuple[Tensor, ...]:

@@ -53,7 +53,8 @@ def soft_argmax(
     _check(logits, ndim)
     if grid not in ("corners", "cells"):
         raise ValueError(f"grid must be 'corners' or 'cells', got '{grid}'.")
-    if _prefers_fused(logits, ndim) if fused is None else fused:
+    cells = logits.shape[-ndim:].numel()
+    if prefers_fused(logits, cells, logits.numel() // max(cells, 1)) if fused is None else fused:
         return _fused_soft_argmax(logits, ndim, grid)
     return torch.stack([_centre(marginal, grid) for marginal in marginals(logits, ndim)], -1)
 
@@ -179,7 +180,11 @@ def _is_traced() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def _prefers_fused(logits: Tensor, ndim: int) -> bool:
+def prefers_fused(logits: Tensor, cells: int, maps: int) -> bool:
+    """Whether `maps` maps of so many cells, made from `logits`, are better located in blocks by an autograd function.
+
+    Never while functorch, forward-mode differentiation, compilation, tracing or export is going on.
+    """
     if torch.compiler.is_compiling() or _is_traced() or torch.onnx.is_in_onnx_export():
         return False
     # The question that torch.autograd.Function itself asks before it refuses to run; there is no public one.
@@ -187,7 +192,7 @@ def _prefers_fused(logits: Tensor, ndim: int) -> bool:
         return False
     if torch.autograd.forward_ad.unpack_dual(logits).tangent is not None:
         return False
-    return logits.shape[-ndim:].numel() >= _FUSED_MAP_CELLS and logits.numel() >= _FUSED_CELLS
+    return cells >= _FUSED_MAP_CELLS and cells * maps >= _FUSED_CELLS
 
 
 def _fused_soft_argmax(logits: Tensor, ndim: int, grid: Grid) -> Tensor:
@@ -207,10 +212,36 @@ def _as_views(volumes: Tensor) -> Tensor:
     return volumes.reshape(1, -1, *volumes.shape[-3:])  # a copy for any other layout
 
 
+def block_maps(cells: int, device: torch.device) -> int:
+    """How many maps of so many cells to work on at once: as many as stay in the cache of the device."""
+    return max(1, (_BLOCK_CELLS_CPU if device.type == "cpu" else _BLOCK_CELLS_ELSEWHERE) // cells)
+
+
+def locate_block(volumes: Float[Tensor, "maps depth rows columns"], grid: Grid) -> Float[Tensor, "maps 3"]:
+    """The soft-argmax of a block of volumes that fits the cache; no gradient."""
+    return torch.stack([_centre(axis, grid) for axis in _marginals(_weights(volumes), 3)], -1)
+
+
+def pull_block(
+    volumes: Float[Tensor, "maps depth rows columns"],
+    coords: Float[Tensor, "maps 3"],
+    grad: Float[Tensor, "maps 3"],
+    grid: Grid,
+) -> Float[Tensor, "maps depth rows columns"]:
+    """Gradient of `locate_block` for the logits, float32 at least, from its result and the gradient of that."""
+    axes = [_axis(size, grid, coords) for size in reversed(volumes.shape[-3:])]
+    weights = _weights(volumes)
+    grad = grad / weights.sum((-3, -2, -1))[:, None]
+    x, y, z = (grad[:, i, None] * (axis - coords[:, i, None]) for i, axis in enumerate(axes))
+    # In the memory order of the weights; the result of a broadcast would not be.
+    pull = torch.empty_like(weights)
+    torch.add(z[:, :, None, None] + y[:, None, :, None], x[:, None, None, :], out=pull)
+    return weights.mul_(pull)
+
+
 def _blocks(volumes: Tensor) -> Iterator[tuple[int, slice]]:
     """(n, slice of K) of consecutive blocks of volumes [N, K, D, H, W]."""
-    cells = _BLOCK_CELLS_CPU if volumes.device.type == "cpu" else _BLOCK_CELLS_ELSEWHERE
-    count = max(1, cells // volumes.shape[-3:].numel())
+    count = block_maps(volumes.shape[-3:].numel(), volumes.device)
     for n in range(volumes.shape[0]):
         for start in range(0, volumes.shape[1], count):
             yield n, slice(start, start + count)
@@ -227,8 +258,7 @@ class _BlockedSoftArgmax(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, grid: Grid) -> Tensor:
         coords = logits.new_empty((*logits.shape[:2], 3), dtype=_accumulator(logits))
         for n, part in _blocks(logits):
-            marginal = _marginals(_weights(logits[n, part]), 3)
-            coords[n, part] = torch.stack([_centre(axis, grid) for axis in marginal], -1)
+            coords[n, part] = locate_block(logits[n, part], grid)
         ctx.save_for_backward(logits, coords)
         ctx.grid = grid
         return coords
@@ -238,15 +268,8 @@ class _BlockedSoftArgmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         logits, coords = ctx.saved_tensors
         gradient = torch.empty_like(logits)  # not into the logits: they belong to the caller
-        axes = [_axis(size, ctx.grid, coords) for size in reversed(logits.shape[-3:])]
         for n, part in _blocks(logits):
-            weights = _weights(logits[n, part])
-            grad = grads[0][n, part] / weights.sum((-3, -2, -1))[:, None]
-            x, y, z = (grad[:, i, None] * (axis - coords[n, part, i, None]) for i, axis in enumerate(axes))
-            # In the memory order of the weights; the result of a broadcast would not be.
-            pull = torch.empty_like(weights)
-            torch.add(z[:, :, None, None] + y[:, None, :, None], x[:, None, None, :], out=pull)
-            gradient[n, part] = weights.mul_(pull)
+            gradient[n, part] = pull_block(logits[n, part], coords[n, part], grads[0][n, part], ctx.grid)
         return gradient, None
 
 

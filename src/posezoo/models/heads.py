@@ -1,5 +1,6 @@
 """What volumetric 2.5D methods share: deconvolution tower, volumetric head, and the meaning of their coordinates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.heatmaps import Grid, heatmap_confidence, soft_argmax
+from posezoo.models.fused_head import can_fuse, locate_fused
 
 INIT_STD = 0.001  # every convolution of a head; Integral Pose, 3DMPPE and the HEMlets release agree on it
 
@@ -118,6 +120,21 @@ class VolumetricHead(nn.Module):
         """Logits of the volumes."""
         return as_volumes(self.conv(features), self.num_joints)
 
+    def channel_names(self, joints: Sequence[str]) -> list[str]:
+        """What the channels stand for; `joints` are the names of this head's."""
+        return volume_names(joints, self.depth_bins)
+
+    def locate(
+        self, features: Float[Tensor, "batch channels rows columns"], grid: Grid, scored: bool
+    ) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
+        """`decode_volume` of the volumes; see `locate`."""
+        return locate(self.conv, features, self.num_joints, grid, scored)
+
+
+def volume_names(joints: Sequence[str], bins: int) -> list[str]:
+    """Names of the channels that `as_volumes` reads: (joint, depth) with depth fast."""
+    return [f"{joint} depth {d} of {bins}" for joint in joints for d in range(bins)]
+
 
 def as_volumes(
     logits: Float[Tensor, "batch channels rows columns"], num_joints: int
@@ -125,6 +142,16 @@ def as_volumes(
     """Channels as (joint, depth) with depth fast: a view, also of channels-last tensors."""
     volumes: Tensor = logits.unflatten(1, (num_joints, logits.shape[1] // num_joints))
     return volumes
+
+
+def locate(
+    conv: nn.Conv2d, features: Float[Tensor, "batch channels rows columns"], num_joints: int, grid: Grid, scored: bool
+) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
+    """`decode_volume` of the volumes that a 1x1 convolution makes; large ones are never stored as a whole."""
+    if can_fuse(conv, features, num_joints):
+        coords, scores = locate_fused(conv, features, num_joints, grid, scored)
+        return coords - 0.5, scores.float()
+    return decode_volume(as_volumes(conv(features), num_joints), grid, scored)
 
 
 def decode_volume(

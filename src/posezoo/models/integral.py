@@ -18,7 +18,7 @@ from posezoo.data.crop import BoxKind, CropKind
 from posezoo.heatmaps import Grid
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED
-from posezoo.models.heads import DeconvTower, VolumeOutput, VolumetricHead, check_head_sizes, decode_volume
+from posezoo.models.heads import DeconvTower, VolumeOutput, VolumetricHead, check_head_sizes
 from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
 
@@ -52,8 +52,8 @@ class IntegralNetwork(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> VolumeOutput:
         """Coordinates of uint8 RGB crops (or float crops in 0..1)."""
-        volume = self.head(self.tower(self.backbone(image)))
-        return VolumeOutput(*decode_volume(volume, self.grid, scored=not self.training))
+        features = self.tower(self.backbone(image))
+        return VolumeOutput(*self.head.locate(features, self.grid, scored=not self.training))
 
 
 class IntegralPose(VolumetricPose):
@@ -127,6 +127,11 @@ class IntegralPose(VolumetricPose):
         self.save_hyperparameters(ignore=list(NOT_SAVED))
         body = Backbone(backbone, stride, None, centered_stride, backbone_weights, bn_momentum)
         self.network = IntegralNetwork(body, len(self.skeleton), width, deconvs, depth_bins, self.convention.grid)
+
+    def channel_names(self) -> dict[str, tuple[int, list[str]]]:
+        """Bones and volumes."""
+        volumes = self.network.head.channel_names(self.skeleton.joints)
+        return super().channel_names() | {f"network.head.conv.{kind}": (0, volumes) for kind in ("weight", "bias")}
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """L1 of x, y (and z where 3D is labelled)."""

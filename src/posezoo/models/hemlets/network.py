@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from posezoo.heatmaps import Grid
 from posezoo.models.backbones import Backbone
-from posezoo.models.heads import DeconvTower, VolumeOutput, as_volumes, check_head_sizes, decode_volume, init_head
+from posezoo.models.heads import DeconvTower, VolumeOutput, as_volumes, check_head_sizes, init_head, locate
 
 
 class Branch(nn.Module):
@@ -75,16 +75,21 @@ class HEMletsNetwork(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> VolumeOutput:
         """Coordinates and maps of uint8 RGB crops (or float crops in 0..1)."""
-        maps, volume = self.maps_and_volume(image)
-        coords, scores = decode_volume(volume, self.grid, scored=not self.training)
+        maps, hidden = self._maps_and_hidden(image)
+        coords, scores = locate(self.tail[-1], hidden, self.num_joints, self.grid, scored=not self.training)
         return VolumeOutput(coords, scores, maps)
 
     def maps_and_volume(
         self, image: UInt8[Tensor, "batch 3 side side"]
     ) -> tuple[Float[Tensor, "batch maps rows columns"], Float[Tensor, "batch joints depth rows columns"]]:
         """Linear heatmaps (J joints, then each part's triplet) and the logits of the volumes."""
+        maps, hidden = self._maps_and_hidden(image)
+        return maps, as_volumes(self.tail[-1](hidden), self.num_joints)
+
+    def _maps_and_hidden(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps, and what the last convolution makes the volumes of."""
         features = self.backbone(image)
         maps = self.map_branch(features)
         code = self.encoder(maps.detach() if self.detach_encoder else maps)
         fused = torch.cat([self.feature_branch(features), code], 1)
-        return maps, as_volumes(self.tail(fused), self.num_joints)
+        return maps, self.tail[:-1](fused)

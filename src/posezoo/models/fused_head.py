@@ -1,0 +1,138 @@
+"""The last 1x1 convolution of a volumetric head and its soft-argmax as one operation: the volume is never stored.
+
+At 18 joints of 64^3 cells the volumes of one sample take 19 MB in float32, more than everything else behind the
+backbone. Here they exist for one sample at a time, and once more in the backward pass, where computing them again is
+cheaper than having kept them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, prefers_fused, pull_block
+
+# Cells of the volumes that one matrix product makes, on a GPU and on a CPU: as few as keep it efficient (six 64^3
+# volumes, 6 MB). In bfloat16 the features' gradient is rounded once for each product, hence no fewer.
+_PRODUCT_CELLS = (1 << 24, 3 << 19)
+
+
+def locate_fused(
+    conv: nn.Conv2d, features: Float[Tensor, "batch channels rows columns"], num_joints: int, grid: Grid, scored: bool
+) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
+    """What `decode_volume(as_volumes(conv(features)))` gives, coordinates in 0..1, without the volumes.
+
+    Can be differentiated once. Under autocast the convolution runs in the lower precision and everything behind it in
+    float32.
+
+    Args:
+        conv: 1x1 convolution with bias; channel = joint * depth + depth bin.
+        features: Its input, packed or channels last.
+        num_joints: J.
+        grid: Grid of the soft-argmax.
+        scored: Also the confidence of every joint; zeros otherwise. It has no gradient.
+    """
+    weight, bias = conv.weight.flatten(1), conv.bias
+    assert bias is not None
+    device = features.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        features, weight, bias = features.to(dtype), weight.to(dtype), bias.to(dtype)
+    with torch.autocast(device, enabled=False):
+        coords, scores = _FusedHead.apply(features, weight, bias, num_joints, grid, scored)
+    return coords, scores
+
+
+def can_fuse(conv: nn.Conv2d, features: Tensor, num_joints: int) -> bool:
+    """Whether the fused operation is allowed here and worth it; otherwise convolve and decode one after the other."""
+    if features.is_meta:  # shapes and FLOPs only; there is no autocast to ask for there
+        return False
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.bias is not None
+    # A hook or a parametrisation on the convolution would be passed over.
+    plain = plain and type(conv) is nn.Conv2d and not (conv._forward_hooks or conv._forward_pre_hooks)
+    cells = conv.out_channels // num_joints * features.shape[-2:].numel()
+    return plain and prefers_fused(features, cells, num_joints * len(features))
+
+
+class _FusedHead(torch.autograd.Function):
+    """features [N, C, H, W], weight [J D, C], bias [J D] -> coordinates [N, J, 3] and scores [N, J]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, joints: int, grid: Grid, scored: bool
+    ) -> tuple[Tensor, Tensor]:
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        coords = features.new_empty((len(features), joints, 3), dtype=dtype)
+        scores = features.new_zeros((len(features), joints), dtype=dtype)
+        for n, part, volumes, _ in _passes(features, weight, bias, joints):
+            for inner in _cached(part, volumes):
+                block = volumes[inner.start - part.start : inner.stop - part.start]
+                coords[n, inner] = locate_block(block, grid)
+                if scored:
+                    scores[n, inner] = heatmap_confidence(block, 3)
+        ctx.save_for_backward(features, weight, bias, coords)
+        ctx.grid = grid
+        ctx.mark_non_differentiable(scores)
+        return coords, scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
+        features, weight, bias, coords = ctx.saved_tensors
+        d_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight, dtype=coords.dtype)
+        d_bias = torch.zeros_like(bias, dtype=coords.dtype)
+        for n, part, volumes, rows in _passes(features, weight, bias, coords.shape[1]):
+            for inner in _cached(part, volumes):
+                block = volumes[inner.start - part.start : inner.stop - part.start]
+                # Nothing else holds these logits, so the gradient may take their place.
+                block.copy_(pull_block(block, coords[n, inner], grads[0][n, inner], ctx.grid))
+            pull, pixels = volumes.view(rows.stop - rows.start, -1), features[n].flatten(1)
+            _add_product(pull, pixels.t(), d_weight[rows])
+            d_bias[rows] += pull.sum(1, dtype=d_bias.dtype)
+            if d_features is not None:
+                _pull_features(weight[rows], pull, d_features[n].flatten(1), first=part.start == 0)
+        return d_features, d_weight.to(weight.dtype), d_bias.to(bias.dtype), None, None, None
+
+
+def _passes(features: Tensor, weight: Tensor, bias: Tensor, joints: int) -> Iterator[tuple[int, slice, Tensor, slice]]:
+    """Sample, joints, their volumes [K, D, H, W] and their rows of the weight, for one matrix product after another.
+
+    The volumes are packed whatever the layout of the features, and share one buffer: use them before the next ones.
+    """
+    depth, plane = len(weight) // joints, features.shape[-2:].numel()
+    count = max(1, min(joints, _PRODUCT_CELLS[features.device.type == "cpu"] // (depth * plane)))
+    buffer = torch.empty((count * depth, plane), dtype=features.dtype, device=features.device)
+    for n in range(len(features)):
+        for start in range(0, joints, count):
+            part = slice(start, min(start + count, joints))
+            rows = slice(part.start * depth, part.stop * depth)
+            logits = buffer[: rows.stop - rows.start]
+            torch.addmm(bias[rows, None], weight[rows], features[n].flatten(1), out=logits)
+            yield n, part, logits.view(-1, depth, *features.shape[-2:]), rows
+
+
+def _cached(part: slice, volumes: Tensor) -> list[slice]:
+    """`part` cut into pieces whose volumes stay in the cache."""
+    count = block_maps(volumes[0].numel(), volumes.device)
+    return [slice(at, min(at + count, part.stop)) for at in range(part.start, part.stop, count)]
+
+
+def _add_product(left: Tensor, right: Tensor, total: Tensor) -> None:
+    """Adds left right to `total`, summed in the precision of `total`."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _pull_features(weight: Tensor, pull: Tensor, out: Tensor, first: bool) -> None:
+    """(Add) weight^T pull to `out` [C, H W], which is a transposed view where the features are channels last."""
+    beta = 0 if first else 1
+    if out.is_contiguous():
+        out.addmm_(weight.t(), pull, beta=beta)
+    else:
+        out.t().addmm_(pull.t(), weight, beta=beta)
