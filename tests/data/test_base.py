@@ -247,10 +247,10 @@ def test_a_loader_counts_the_batches_handed_out_not_those_made_ahead() -> None:
     assert isinstance(loader, TrainLoader)
     batches = iter(loader)
     next(batches)
-    assert loader.state_dict() == {"epoch": 0, "start": 4}
+    assert {"epoch": 0, "start": 4}.items() <= loader.state_dict().items()
     other = Toy().train_dataloader()
     other.load_state_dict(loader.state_dict())  # type: ignore[attr-defined]
-    assert other.state_dict() == {"epoch": 0, "start": 4}  # type: ignore[attr-defined]
+    assert other.state_dict() == loader.state_dict()  # type: ignore[attr-defined]
     assert_same(list(other), list(batches))
     assert len(other) == 3
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from posezoo.data import Human36M
-from posezoo.data.human36m import ACTIONS, Human36MPeople, read_cameras
+from posezoo.data.human36m import ACTIONS, Human36MPeople
+from posezoo.data.human36m_cameras import find_cameras, read_cameras
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import H36M17
 
@@ -135,7 +136,7 @@ def test_arrays_hold_everything(h36m: Path) -> None:
 def test_labels_can_be_had_without_opening_images(h36m: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     people = module(h36m).people("test")
     with_image = people.read(1)
-    monkeypatch.setattr("posezoo.data.human36m.read_image", lambda path: pytest.fail("opened an image"))
+    monkeypatch.setattr("posezoo.data.human36m.open_image", lambda path: pytest.fail("opened an image"))
     sample = people.read_labels(1)
     assert sample.image is None
     assert np.array_equal(sample.box, with_image.box)
@@ -180,17 +181,28 @@ def test_any_other_subjects_are_not(copy: Path, subjects: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------- cameras
 
 
-def test_both_camera_files_say_the_same(h36m: Path, tmp_path: Path) -> None:
-    shutil.copy(h36m / "annotation_body3d" / "cameras.json", tmp_path)
-    pickled, text = read_cameras(h36m / "annotation_body3d"), read_cameras(tmp_path)
-    assert pickled.keys() == text.keys()
+@pytest.mark.parametrize(
+    "file", ["annotation_body3d/cameras.json", "Release-v1.2/metadata.xml", "camera-parameters.json"]
+)
+def test_all_camera_files_say_the_same(h36m: Path, file: str) -> None:
+    """R of mmpose's pickle is camera to world, that of all others world to camera."""
+    pickled, other = read_cameras(h36m / "annotation_body3d" / "cameras.pkl"), read_cameras(h36m / file)
+    assert pickled.keys() == other.keys()
     assert len(pickled) == 44
     for key, (camera, size) in pickled.items():
-        other, other_size = text[key]
-        assert size == other_size
+        assert size == other[key][1]
         for name in ("intrinsics", "distortion", "rotation", "translation"):
-            torch.testing.assert_close(getattr(camera, name), getattr(other, name), atol=1e-3, rtol=1e-6)
+            torch.testing.assert_close(getattr(camera, name), getattr(other[key][0], name), atol=1e-3, rtol=1e-6)
         assert torch.linalg.det(camera.rotation) == pytest.approx(1, abs=1e-5)
+
+
+def test_mmposes_cameras_come_first(h36m: Path, tmp_path: Path) -> None:
+    assert find_cameras(tmp_path) is None
+    shutil.copy(h36m / "Release-v1.2" / "metadata.xml", tmp_path)
+    assert find_cameras(tmp_path)[0].name == "metadata.xml"  # type: ignore[index]
+    found = find_cameras(h36m)
+    assert found is not None
+    assert found[0].name == "cameras.pkl"
 
 
 class _Evil:
@@ -254,13 +266,16 @@ def _drop_cameras(root: Path) -> None:
 NPZ, PKL = "annotation_body3d/fps50/h36m_test.npz", "annotation_body3d/cameras.pkl"
 MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no images": (_break("images"), r"has no folder 'images': set --data\.root"),
-    "no annotations": (_break("annotation_body3d"), "has no folder 'annotation_body3d'"),
+    "no annotations": (
+        _break("annotation_body3d"),
+        r"is no folder of Human3\.6M: it has images, but none of",
+    ),
     "no file": (_break(NPZ), r"No annotations at .*h36m_test\.npz: make them with mmpose's preprocess_h36m\.py"),
     "no cameras": (_break(PKL), r"No cameras at .*cameras\.pkl \(or cameras\.json\)"),
     "a camera lacks": (_drop_cameras, r"lack camera 54138969 of S5"),
     "damaged npz": (_write(NPZ, b"PK\x03\x04 nothing"), r"h36m_test\.npz cannot be read"),
     "empty npz": (_write(NPZ, b""), r"h36m_test\.npz cannot be read"),
-    "damaged pickle": (_write(PKL, b"\x80\x03 no"), r"cameras\.pkl is not a camera file"),
+    "damaged pickle": (_write(PKL, b"\x80\x03 no"), r"cameras\.pkl is not a camera file of Human3\.6M"),
     "another skeleton": (_change("S", lambda s: s[:, :14]), r"'S' of shape \(3, 14, 4\), expected \(3, 17, 4\)"),
     "other names": (_change("imgname", lambda n: np.array(["a.jpg"] * 3)), "names the image 'a.jpg'"),
     "unknown action": (
@@ -303,6 +318,10 @@ def test_the_sample_has_no_training_file_and_says_where_it_should_be(h36m: Path)
 def test_a_missing_image_is_named(copy: Path) -> None:
     (copy / "images").unlink()
     (copy / "images").mkdir()
+    with pytest.raises(PoseZooError, match=r"No image at .*S1_Directions_1\..*_000001\.jpg, nor of 2 others of 3"):
+        module(copy).setup("test")
+    for name in module(copy).people("test").image:
+        (copy / "images" / name.decode()).parent.mkdir(parents=True)
     data = module(copy)
     data.setup("test")
     with pytest.raises(PoseZooError, match=r"No image at .*S1_Directions_1\.54138969_000001\.jpg"):

@@ -1,14 +1,17 @@
 """Colour, blur, JPEG artefacts and occlusion: seeded by the sample alone, and within MeTRAbs' ranges."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from posezoo.data.crop import Augmentation
-from posezoo.data.photometric import Photometric, _make, erase_rectangle, paste_objects
+from posezoo.data.photometric import Photometric, _make, erase_rectangle, find_cut_outs, paste_objects
+from posezoo.errors import PoseZooError
 
 SIDE = 64
 EVERYTHING = Augmentation(occlusion=1.0, blur=1.0, jpeg=1.0)
@@ -168,3 +171,76 @@ def test_unknown_albumentations_arguments_do_not_pass_silently() -> None:
     _make(A.CoarseDropout, num_holes_range=(1, 2), p=0.5)
     with pytest.raises(UserWarning, match="max_holes"):
         _make(A.CoarseDropout, max_holes=2)
+
+
+# ------------------------------------------------------------------------------------- cut-outs of one's own
+
+
+@pytest.fixture
+def cut_outs(tmp_path: Path) -> Path:
+    """A red and a blue disc with nothing (but green under it) around, and a picture without transparency."""
+    y, x = np.mgrid[:60, :80]
+    disc = (x - 40) ** 2 + (y - 30) ** 2 < 25**2
+    for name, colour in (("red", (0, 0, 255)), ("blue", (255, 0, 0))):
+        bgra = np.zeros((60, 80, 4), np.uint8)
+        bgra[..., :3] = (0, 255, 0)
+        bgra[disc] = (*colour, 255)
+        path = tmp_path / "voc" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), bgra)
+    cv2.imwrite(str(tmp_path / "voc" / "photo.png"), np.zeros((9, 9, 3), np.uint8))
+    return tmp_path / "voc"
+
+
+def test_only_pictures_with_transparency_are_pasted(cut_outs: Path) -> None:
+    assert [path.name for path in find_cut_outs(str(cut_outs))] == ["blue.png", "red.png"]
+    assert find_cut_outs(None) == ()
+    photometric = Photometric(Augmentation(occlusion=1.0, colour=False, occluders=str(cut_outs)))
+    grey = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    colours, shares = set(), []
+    for seed in range(200):
+        pixels = photometric(grey, rng(seed)).astype(int)
+        if (pixels[..., 1] > 101).any():
+            continue  # erased: noise of all colours
+        covered = (pixels != 100).any(2)
+        shares.append(covered.mean())
+        colours |= {tuple(colour) for colour in pixels[(np.ptp(pixels, axis=2) == 255)]}
+    assert colours == {(255, 0, 0), (0, 0, 255)}  # what was transparent does not colour the rim
+    assert 60 < len(shares) < 140
+    assert 0.005 < np.mean(shares) < 0.05  # 1 to 7 discs of 50 px, at a quarter and less of 0.8 times half of it
+
+
+def test_cut_outs_are_as_large_as_metrabs_makes_them(cut_outs: Path) -> None:
+    """U(0.2, 1) * scale * 0.5 of their own size in a 256 px crop: a disc of 50 px gets 4 to 20 px at scale 0.8."""
+    grey = np.full((256, 256, 3), 100, np.uint8)
+    widths = []
+    for seed in range(300):
+        pasted = paste_objects(grey, rng(seed), 0.8, find_cut_outs(str(cut_outs))).astype(int)
+        red = (pasted == (255, 0, 0)).all(2).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(red)
+        widths += [width for _, _, width, height, area in stats[1:] if area > 0.7 * width * height]
+    assert 15 < max(widths) <= 21
+    assert min(widths) <= 6
+
+
+def test_equal_generators_paste_equal_cut_outs(cut_outs: Path, image: NDArray[np.uint8]) -> None:
+    photometric = Photometric(Augmentation(occlusion=1.0, occluders=str(cut_outs)))
+    sent = pickle.loads(pickle.dumps(photometric))
+    for seed in range(6):
+        assert np.array_equal(photometric(image, rng(seed)), sent(image, rng(seed)))
+
+
+def test_a_damaged_cut_out_covers_nothing_and_is_named(cut_outs: Path, image: NDArray[np.uint8]) -> None:
+    content = (cut_outs / "red.png").read_bytes()
+    (cut_outs / "red.png").write_bytes(content[:60])
+    with pytest.warns(UserWarning, match=r"red\.png is not readable as RGBA"):
+        pasted = paste_objects(image, rng(), 0.8, (cut_outs / "red.png",))
+    assert np.array_equal(pasted, image)
+
+
+def test_a_folder_without_cut_outs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PoseZooError, match=r"There is no folder .*: set --data\.augmentation\.occluders"):
+        Photometric(Augmentation(occluders=str(tmp_path / "none")))
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(PoseZooError, match="has 1 pictures, but none with transparency"):
+        Photometric(Augmentation(occluders=str(tmp_path)))

@@ -7,17 +7,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from posezoo.cameras import CropCamera
 from posezoo.data.crop import (
     Augmentation,
     BoxKind,
@@ -30,15 +33,27 @@ from posezoo.data.crop import (
     subject_box,
     warp,
 )
+from posezoo.data.evaluation import SCORED_SPLITS, Records, find_protocols, scored_rows
+from posezoo.data.images import ImageError as ImageError
+from posezoo.data.images import Pixels
+from posezoo.data.images import open_image as open_image
+from posezoo.data.images import read_image as read_image
 from posezoo.data.photometric import Photometric
+from posezoo.data.prepare.layout import INDEX, PreparedRoot
 from posezoo.data.samplers import EvalSampler, TrainSampler
+from posezoo.data.transport import collate
 from posezoo.errors import PoseZooError
+from posezoo.metrics.protocols import Protocol
 from posezoo.skeletons import Skeleton, get_skeleton
 from posezoo.structures import Sample
+
+if TYPE_CHECKING:
+    from posezoo.metrics.multiperson import People
 
 MODEL_OWNED = ("skeleton", "image_size", "crop", "box")
 SEED_DOMAIN = 0x705E  # keeps augmentation streams apart from the renderer's
 MAX_BAD_IN_A_ROW = 100  # unreadable images side by side: then it is not a few files, but the folder
+Found = TypeVar("Found")
 SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
@@ -78,12 +93,77 @@ class PoseDataset(ABC):
         """
         return None
 
+    def report(self) -> str:
+        """What was found, what was left out and what is missing, on one line; printed when the split is opened."""
+        return ""
 
-class ImageError(PoseZooError):
-    """An image that cannot be read, or that does not show its person: what `on_bad_image` is about.
+    def records(self) -> Records | None:
+        """Whose sample each one is, from which frame and camera: what published protocols choose by.
 
-    Datasets of your own raise it in `read` (and `read_labels`), as `read_image` does.
+        None where nothing is known; then no benchmark can be scored.
+        """
+        return None
+
+    def head_sizes(self) -> NDArray[np.float32] | None:
+        """Head size [N] of every sample, px of the source image, for PCKh; 0 where unknown, None without any."""
+        return None
+
+    def box_scores(self) -> NDArray[np.float32] | None:
+        """Confidence [N] of a detector in each sample's box, for AP_root; None for annotated boxes."""
+        return None
+
+
+class SelectedPeople(PoseDataset):
+    """Some samples of a split, numbered anew.
+
+    Args:
+        people: The whole split.
+        rows: Numbers of the samples in it.
     """
+
+    def __init__(self, people: PoseDataset, rows: NDArray[np.int64]) -> None:
+        self.people, self.rows, self.skeleton = people, rows, people.skeleton
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, draw: int = 0) -> Sample:
+        """One of the selected samples."""
+        return self.people.read(int(self.rows[index]), draw)
+
+    def read_labels(self, index: int) -> Sample:
+        """Its labels."""
+        return self.people.read_labels(int(self.rows[index]))
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """Its names."""
+        return self.people.meta(int(self.rows[index]))
+
+    def groups(self) -> tuple[NDArray[np.int32], tuple[str, ...]] | None:
+        """Groups of the selected samples."""
+        groups = self.people.groups()
+        return None if groups is None else (groups[0][self.rows], groups[1])
+
+    def report(self) -> str:
+        """What the whole split says, and how many are selected."""
+        whole = self.people.report()
+        return f"{f'{whole} ' if whole else ''}The protocol selects {len(self.rows)} of {len(self.people)} samples."
+
+    def records(self) -> Records | None:
+        """Records of the selected samples."""
+        records = self.people.records()
+        return None if records is None else records.take(self.rows)
+
+    def head_sizes(self) -> NDArray[np.float32] | None:
+        """Head sizes of the selected samples."""
+        return self._taken(self.people.head_sizes())
+
+    def box_scores(self) -> NDArray[np.float32] | None:
+        """Box scores of the selected samples."""
+        return self._taken(self.people.box_scores())
+
+    def _taken(self, values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        return None if values is None else values[self.rows]
 
 
 class SampleError(PoseZooError):
@@ -136,12 +216,7 @@ class CropDataset(Dataset[dict[str, Any]]):
             raise SampleError(str(error)) from error
 
     def _row(self, index: int, draw: int) -> dict[str, Any]:
-        at, sample = self._readable(index, lambda at: self._read(at, draw))
-        assert sample.image is not None
-        rng = np.random.default_rng((SEED_DOMAIN, self.seed, draw, index))
-        geometry = self._draw(sample, rng)
-        crop = crop_camera(sample, self.people.skeleton, self.spec, geometry)
-        pixels = warp(sample.image, crop)
+        at, (sample, crop, pixels, rng) = self._readable(index, lambda at: self._crop(at, draw, index))
         if self.photometric:
             pixels = self.photometric(pixels, rng)
         row = make_labels(sample, self.people.skeleton, self.spec, crop)
@@ -151,7 +226,21 @@ class CropDataset(Dataset[dict[str, Any]]):
             row["source"] = torch.tensor(self.source)
         return row
 
-    def _read(self, index: int, draw: int) -> Sample:
+    def _crop(self, index: int, draw: int, place: int) -> tuple[Sample, CropCamera, Pixels, np.random.Generator]:
+        """A person's crop, and the random stream of the place that it fills; files are decoded in here."""
+        sample = self.read_checked(index, draw)
+        assert sample.image is not None
+        rng = np.random.default_rng((SEED_DOMAIN, self.seed, draw, place))
+        crop = crop_camera(sample, self.people.skeleton, self.spec, self._draw(sample, rng))
+        return sample, crop, warp(sample.image, crop), rng
+
+    def read_checked(self, index: int, draw: int = 0) -> Sample:
+        """A person with its image, as the dataset reads it.
+
+        Raises:
+            ImageError: The image cannot be read or does not show the person.
+            PoseZooError: The labels are of no use.
+        """
         sample = self._checked(index, self.people.read(index, draw))
         if sample.image is None:
             raise TypeError(f"{type(self.people).__name__}.read must return an image.")
@@ -182,8 +271,8 @@ class CropDataset(Dataset[dict[str, Any]]):
             return sample
         return replace(sample, valid3d=valid3d, valid2d=valid2d)
 
-    def _readable(self, index: int, read: Callable[[int], Sample]) -> tuple[int, Sample]:
-        """The sample, or the one that stands in for it, with its index."""
+    def _readable(self, index: int, read: Callable[[int], Found]) -> tuple[int, Found]:
+        """What `read` makes of the sample, or of the one that stands in for it, with its index."""
         if self.bad is None:
             return index, read(index)
         pool = np.arange(len(self)) if self.pool is None else self.pool
@@ -259,6 +348,8 @@ class PoseDataModule(pl.LightningDataModule):
         on_bad_image: What training does about an image that cannot be read or does not show its person. "raise" stops
             with its path. "skip" takes the next readable sample instead, warns of each bad image once, and counts
             them at the end of the run. Evaluation and predict always stop: a score over other samples is another score.
+        protocol: Published protocol, or several over the same samples, that validation and test follow
+            (docs/protocols.md): it selects their frames and people, refuses others, and is printed with its scores.
     """
 
     def __init__(
@@ -273,8 +364,10 @@ class PoseDataModule(pl.LightningDataModule):
         crop: CropKind = "look_at",
         box: BoxKind = "annotation",
         on_bad_image: Literal["raise", "skip"] = "raise",
+        protocol: list[str] | str | None = None,
     ) -> None:
         super().__init__()
+        self._protocols = find_protocols(protocol)
         if on_bad_image not in ("raise", "skip"):
             raise PoseZooError(f"--data.on_bad_image is raise or skip, got '{on_bad_image}'.")
         self.on_bad_image = on_bad_image
@@ -291,6 +384,11 @@ class PoseDataModule(pl.LightningDataModule):
         self._crops: dict[str, CropDataset] = {}
         self._people: dict[str, PoseDataset] = {}
         self._mean_pose: Tensor | None = None
+        if self.root and (self.root / INDEX).is_file():
+            prepared = PreparedRoot(self)
+            # On the instance, where they come before the methods of every subclass.
+            for name in ("people", "annotation", "annotated_people"):
+                setattr(self, name, getattr(prepared, name))
 
     def people(self, split: str) -> PoseDataset:
         """The annotated people of "train", "val", "test" or "predict".
@@ -304,8 +402,35 @@ class PoseDataModule(pl.LightningDataModule):
         """One line that says how a split's scores are to be read; printed with every table."""
         return f"{type(self).__name__} {split}, root-relative unless said otherwise, mean over joints and frames"
 
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """The published protocols that validation and test follow; none unless asked for."""
+        return self._protocols
+
+    def annotation(self, split: str) -> str:
+        """Which variant of its truth a split holds, as `Protocol.annotation` names it; "" where there is only one."""
+        return ""
+
+    def annotated_people(self, split: str) -> "People":
+        """Everybody annotated in the images of a split, also who is no sample: MuPoTS-3D's truth.
+
+        `sequence` and `frame` are those of `Batch`: together they name an image. Joints as in mupots17, in px of the
+        original image and mm in the source camera's frame, with the universal skeleton.
+
+        Raises:
+            PoseZooError: The dataset does not know.
+        """
+        raise PoseZooError(
+            f"{type(self).__name__} does not list everybody in its images, which protocols that match people need: "
+            "give another --data.protocol or --data."
+        )
+
     def action_names(self) -> tuple[str, ...]:
         """Names of the values of `Batch.action`; empty when samples have no actions."""
+        return ()
+
+    def sequence_names(self) -> tuple[str, ...]:
+        """Names of the values of `Batch.sequence`; empty when sequences have none."""
         return ()
 
     @property
@@ -323,7 +448,12 @@ class PoseDataModule(pl.LightningDataModule):
 
     def _split(self, split: str) -> PoseDataset:
         if split not in self._people:
-            self._people[split] = self.people(split)
+            people = self.people(split)
+            if self._protocols and split in SCORED_SPLITS:
+                names = type(self).__name__, split
+                rows = scored_rows(people.records(), self._protocols, self.annotation(split), *names)
+                people = people if rows is None else SelectedPeople(people, rows)
+            self._people[split] = people
         return self._people[split]
 
     def setup(self, stage: str) -> None:
@@ -333,18 +463,24 @@ class PoseDataModule(pl.LightningDataModule):
             self.open(split)
 
     def teardown(self, stage: str) -> None:
-        """Say how many training images were skipped, on every process for itself."""
-        crops = self._crops.get("train")
-        bad = getattr(crops, "bad", None)
-        rank = getattr(self.trainer, "global_rank", 0)
-        if stage == "fit" and bad is not None and (bad.any() or rank == 0):
-            who = f" on rank {rank}" if getattr(self.trainer, "world_size", 1) > 1 else ""
-            print(f"{type(self).__name__}: {int(bad.sum())} of {len(bad)} training images were bad and skipped{who}.")
+        """Say how many training images were skipped, on whichever process."""
+        bad = getattr(self._crops.get("train"), "bad", None)
+        if stage != "fit" or bad is None:
+            return
+        if dist.is_available() and dist.is_initialized():  # a run that broke down does not get here
+            found = bad.to(self.trainer.strategy.root_device)
+            dist.all_reduce(found, dist.ReduceOp.MAX)  # one image may have been met by several
+            bad = found.cpu()
+        if getattr(self.trainer, "is_global_zero", True):
+            print(f"{type(self).__name__}: {int(bad.sum())} of {len(bad)} training images were bad and skipped.")
 
     def open(self, split: str) -> None:
         """Open a split; refuse an empty one, and training data without any usable label."""
         if len(self.crops(split)) == 0:
             raise PoseZooError(f"{type(self).__name__}: the '{split}' split is empty; check --data.root.")
+        report = self._split(split).report()
+        if report:
+            rank_zero_info(report)
         if split == "train":
             self._check_labels()
 
@@ -439,6 +575,7 @@ class PoseDataModule(pl.LightningDataModule):
             sampler=sampler,
             num_workers=workers,
             drop_last=drop_last,
+            collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=single_threaded if workers else None,
             persistent_workers=bool(workers),
@@ -462,12 +599,31 @@ class TrainLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """Epoch, and samples of this process used in it."""
-        return {**self.sampler.state_dict(), "start": self.used * (self.batch_size or 1)}  # type: ignore[attr-defined]
+        used = self.used * (self.batch_size or 1)
+        return {**self.sampler.state_dict(), **self._made_of(), "start": used}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that another loader has handed out."""
+        """Go on after the batches that another loader has handed out.
+
+        Raises:
+            PoseZooError: Its batches were of another size, or for another number of processes.
+        """
+        ours = self._made_of()
+        before = {key: state.get(key, value) for key, value in ours.items()}  # older checkpoints do not say
+        if before != ours:
+            size, ranks = before.values()
+            raise PoseZooError(
+                f"The checkpoint was made with {size} samples a batch on {ranks} process{'es' * (ranks > 1)}, but "
+                f"this run has {ours['batch_size']} on {ours['processes']}, so its batches would be other ones: set "
+                f"--data.batch_size {size} and --trainer.devices {ranks} (in all), or begin a new run from the weights "
+                "with --weights PATH instead of --ckpt_path."
+            )
         self.sampler.load_state_dict(state)  # type: ignore[attr-defined]
         self.used = state["start"] // (self.batch_size or 1)
+
+    def _made_of(self) -> dict[str, int]:
+        """What decides which samples make a batch, besides seed and data."""
+        return {"batch_size": self.batch_size or 1, "processes": self.sampler.num_replicas}  # type: ignore[attr-defined]
 
 
 def single_threaded(_worker: int) -> None:
@@ -481,35 +637,3 @@ def single_threaded(_worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image file as uint8 RGB [H, W, 3].
-
-    Raises:
-        ImageError: The file is missing, or is not an image that OpenCV can read to its end.
-    """
-    if not path.is_file():
-        raise ImageError(f"No image at {path}; check the path or --data.root.")
-    try:
-        content = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    except (OSError, cv2.error) as error:
-        raise ImageError(f"{path} cannot be read ({error}); check its permissions, or replace it.") from error
-    if pixels is None or _ends_early(content):
-        raise ImageError(f"{path} is not a readable image (empty or damaged); replace or remove it.")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _ends_early(content: NDArray[np.uint8]) -> bool:
-    """Whether a JPEG lacks its end: OpenCV 4 makes the missing part grey without a word, OpenCV 5 refuses.
-
-    The end marker cannot occur within the compressed pixels; thumbnails, which have their own, lie before these.
-    """
-    data = content.tobytes()
-    if data[:2] != b"\xff\xd8":
-        return False
-    place = 2
-    while data[place : place + 1] == b"\xff" and data[place : place + 2] != b"\xff\xda":
-        place += 1 if data[place + 1 : place + 2] == b"\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return data.find(b"\xff\xd9", place) < 0

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from posezoo.cameras import NO_DISTORTION, Camera, CropCamera, image_plane_crop, look_at_crop
+from posezoo.data.images import Pixels, SourceImage, area_shrink, as_source
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import Skeleton, convert
 from posezoo.structures import IDENTITIES, Sample
@@ -23,6 +24,8 @@ BoxKind = Literal["annotation", "pelvis_2000mm"]
 FOV_PHOTOGRAPH = 55.0  # degrees; MeTRAbs' default for uncalibrated photographs
 FOV_2D_TRAINING = 8.0  # degrees; MeTRAbs gives 2D-only training images a long lens
 _MAX_SHRINK = 32  # a 48-megapixel photograph in a 256 px crop
+_SLACK = 1.02  # a crop may be so much finer than its pixels; 4 source px to a crop px may be computed as 3.9999
+_GRID = 4  # crop px between the points where lens distortion is computed
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Augmentation:
         truncation: Probability of cutting the box to a random square part of itself.
         occlusion: Probability of covering part of the crop.
         occlusion_scale: Size of the covers relative to MeTRAbs' values at scale 1 (0.8 in its paper code).
+        occluders: Folder of pictures with transparency (RGBA) to cover crops with, its subfolders too: objects cut out
+            of PASCAL VOC for instance, as MeTRAbs does. Null draws objects.
         colour: Jitter brightness, contrast, saturation and hue.
         blur: Probability of a slight Gaussian blur (ours).
         jpeg: Probability of JPEG artefacts (ours).
@@ -71,6 +76,7 @@ class Augmentation:
     colour: bool = True
     blur: float = 0.0
     jpeg: float = 0.0
+    occluders: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("full_roll", "flip", "truncation", "occlusion", "blur", "jpeg"):
@@ -163,42 +169,81 @@ def subject_box(sample: Sample, source: Skeleton, spec: CropSpec) -> NDArray[np.
     return np.array([*(centre - side / 2), side, side], np.float32)
 
 
-def warp(image: NDArray[np.uint8], crop: CropCamera, antialias: bool = True) -> NDArray[np.uint8]:
+def warp(image: Pixels | SourceImage, crop: CropCamera, antialias: bool = True) -> Pixels:
     """Cut the crop out of the source image with one bilinear warp; outside the image it is black.
 
-    With `antialias`, the region is first shrunk by area averaging to at most twice the crop's resolution, so that no
-    source pixel is skipped.
+    With `antialias`, the region is first shrunk to at most twice the crop's resolution, so that no source pixel is
+    skipped: by area averaging, or of a JPEG while it is decoded, which is faster and nearer to the truth.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, 3], or an image file.
         crop: Unbatched crop camera.
         antialias: Average over the source pixels that a crop pixel covers.
 
     Returns:
         uint8 [S, S, 3].
     """
-    size = crop.size
-    corners = _border_points(size, crop)
-    region = _clip_region(corners, image.shape[1], image.shape[0])
-    if region is None:
-        return np.zeros((size, size, 3), np.uint8)
-    x0, y0, x1, y1 = region
-    patch, shrink = image[y0:y1, x0:x1], 1
+    source = as_source(image)
+    border, scale = footprint(crop)
+    step = np.array(source.step)
+    reduction, shrink = 1, 1
     if antialias:
-        shrink = int(np.clip(_scale(crop), 1, _MAX_SHRINK))
-        if shrink > 1:
-            patch = _area_shrink(patch, shrink)
+        reduction, shrink = averaging(scale / float(np.sqrt(step.prod())), source.reductions)
+    pixels = source.decode(reduction)
     # Pixel centres: shrinking by k sends u to (u + 0.5) / k - 0.5.
+    factor = 1 / (step * reduction)
+    to_pixels = np.diag([*factor, 1.0])
+    to_pixels[:2, 2] = (0.5 - np.array(source.corner)) * factor - 0.5
+    region = _clip_region(_affine(to_pixels, border), pixels.shape[1], pixels.shape[0])
+    if region is None:
+        return np.zeros((crop.size, crop.size, 3), np.uint8)
+    return warp_region(pixels, region, shrink, to_pixels, crop)
+
+
+def warp_region(
+    pixels: Pixels,
+    region: tuple[int, int, int, int],
+    shrink: int,
+    to_pixels: NDArray[np.float64],
+    crop: CropCamera,
+) -> Pixels:
+    """The last part of `warp`, once it is known what the crop sees.
+
+    Args:
+        pixels: uint8 [H, W, 3], the stored pixels.
+        region: x0, y0, x1, y1 of the part of them to look at.
+        shrink: Average over so many pixels along both axes first.
+        to_pixels: [3, 3], source px to stored px.
+        crop: Unbatched crop camera.
+
+    Returns:
+        uint8 [S, S, 3].
+    """
+    x0, y0, x1, y1 = region
+    patch = pixels[y0:y1, x0:x1]
+    if shrink > 1:
+        patch = area_shrink(patch, shrink)
     to_patch = np.array(
         [[1 / shrink, 0, (0.5 - x0) / shrink - 0.5], [0, 1 / shrink, (0.5 - y0) / shrink - 0.5], [0, 0, 1]]
     )
     if int(crop.source.distortion_model) == NO_DISTORTION:
-        matrix = to_patch @ crop.crop_to_image.double().numpy()
-        return _warp_homography(patch, matrix, size)
-    return _warp_map(patch, crop, to_patch)
+        matrix = to_patch @ to_pixels @ crop.crop_to_image.double().numpy()
+        return _warp_homography(patch, matrix, crop.size)
+    return _warp_map(patch, crop, to_patch @ to_pixels)
 
 
-def _warp_homography(patch: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+def averaging(scale: float, reductions: tuple[int, ...]) -> tuple[int, int]:
+    """By how much to reduce while decoding, and to shrink by averaging afterwards, `scale` stored px to a crop px."""
+    reduction = max((known for known in reductions if known <= _SLACK * scale), default=1)
+    return reduction, int(np.clip(scale / reduction, 1, _MAX_SHRINK))
+
+
+def _affine(matrix: NDArray[np.float64], points: NDArray[Any]) -> NDArray[np.float64]:
+    mapped: NDArray[np.float64] = points @ matrix[:2, :2].T + matrix[:2, 2]
+    return mapped
+
+
+def _warp_homography(patch: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     if np.allclose(matrix[2, :2], 0, atol=1e-12):
         affine = matrix[:2] / matrix[2, 2]
@@ -206,49 +251,45 @@ def _warp_homography(patch: NDArray[np.uint8], matrix: NDArray[np.float64], size
     return np.asarray(cv2.warpPerspective(patch, matrix, (size, size), flags=flags), np.uint8)
 
 
-def _warp_map(patch: NDArray[np.uint8], crop: CropCamera, to_patch: NDArray[np.float64]) -> NDArray[np.uint8]:
-    axis = torch.arange(crop.size, dtype=torch.float32)
+def _warp_map(patch: Pixels, crop: CropCamera, to_patch: NDArray[np.float64]) -> Pixels:
+    """Through a lens. Its exact map is made on a coarse grid: between, it bends by less than the warp's 1/32 px."""
+    cells = -(-crop.size // _GRID) + 2  # one more on each side, so that nothing is extrapolated
+    axis = (torch.arange(cells, dtype=torch.float32) - 0.5) * _GRID - 0.5
     v, u = torch.meshgrid(axis, axis, indexing="ij")
-    source = crop.to_image(torch.stack([u, v], -1).flatten(0, 1)).numpy()
-    mapped = source * to_patch[[0, 1], [0, 1]] + to_patch[:2, 2]
-    grid = mapped.astype(np.float32).reshape(crop.size, crop.size, 2)
+    source = crop.to_image(torch.stack([u, v], -1).flatten(0, 1)).double().numpy()
+    coarse = _affine(to_patch, source).astype(np.float32).reshape(cells, cells, 2)
+    fine = cv2.resize(coarse, (cells * _GRID,) * 2, interpolation=cv2.INTER_LINEAR)
+    grid = fine[_GRID : _GRID + crop.size, _GRID : _GRID + crop.size]
     return np.asarray(cv2.remap(patch, grid, None, cv2.INTER_LINEAR), np.uint8)
 
 
-def _area_shrink(patch: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Shrink by an integer factor by exact area averaging; a ragged rim is padded by its own edge."""
-    height, width = patch.shape[:2]
-    pad_y, pad_x = -height % factor, -width % factor
-    if pad_y or pad_x:
-        patch = np.asarray(cv2.copyMakeBorder(patch, 0, pad_y, 0, pad_x, cv2.BORDER_REPLICATE), np.uint8)
-    size = (patch.shape[1] // factor, patch.shape[0] // factor)
-    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), np.uint8)
+def footprint(crop: CropCamera) -> tuple[NDArray[np.float64], float]:
+    """What a crop sees: source px of points along its border, and source px per crop px at its centre.
+
+    Enough points [N, 2] that what lens distortion bulges out is inside. One evaluation for all of them.
+    """
+    centre = (crop.size - 1) / 2
+    middle = np.array([[centre, centre], [centre + 1, centre], [centre, centre + 1]])
+    steps = np.linspace(-1, crop.size, 9)
+    low, high = np.full(9, -1.0), np.full(9, float(crop.size))
+    edges = [np.stack(edge, -1) for edge in ((steps, low), (steps, high), (low, steps), (high, steps))]
+    points = np.concatenate([middle, *edges])
+    if int(crop.source.distortion_model) == NO_DISTORTION:
+        rays = np.c_[points, np.ones(len(points))] @ crop.crop_to_image.double().numpy().T
+        mapped = rays[:, :2] / rays[:, 2:]
+    else:
+        mapped = crop.to_image(torch.as_tensor(points, dtype=torch.float32)).double().numpy()
+    (ax, ay), (bx, by) = mapped[1] - mapped[0], mapped[2] - mapped[0]
+    return mapped[3:], float(np.sqrt(abs(ax * by - ay * bx)))
 
 
-def _border_points(size: int, crop: CropCamera) -> NDArray[np.float32]:
-    """Source px of points along the crop's border; enough of them that lens distortion bulges are inside."""
-    steps = torch.linspace(-1, size, 9)
-    low, high = torch.full_like(steps, -1.0), torch.full_like(steps, float(size))
-    edges = [(steps, low), (steps, high), (low, steps), (high, steps)]
-    points = torch.cat([torch.stack(edge, -1) for edge in edges])
-    return np.asarray(crop.to_image(points).numpy(), np.float32)
-
-
-def _clip_region(points: NDArray[np.float32], width: int, height: int) -> tuple[int, int, int, int] | None:
+def _clip_region(points: NDArray[Any], width: int, height: int) -> tuple[int, int, int, int] | None:
     margin = 2 + _MAX_SHRINK
     low = np.floor(points.min(0)).astype(int) - margin
     high = np.ceil(points.max(0)).astype(int) + margin
     x0, y0 = np.clip(low, 0, [width, height])
     x1, y1 = np.clip(high, 0, [width, height])
     return None if x1 <= x0 or y1 <= y0 else (int(x0), int(y0), int(x1), int(y1))
-
-
-def _scale(crop: CropCamera) -> float:
-    """Source px per crop px at the crop's centre."""
-    centre = (crop.size - 1) / 2
-    points = torch.tensor([[centre, centre], [centre + 1, centre], [centre, centre + 1]])
-    a, b, c = crop.to_image(points)
-    return float(torch.sqrt(torch.linalg.det(torch.stack([b - a, c - a])).abs()))
 
 
 def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCamera) -> dict[str, Any]:
@@ -307,6 +348,8 @@ def _labels2d(
     valid2d = in_front
     if sample.joints2d is not None:
         annotated, known = convert(sample.joints2d, sample.valid2d, source, target)
+        if not (known & ~valid2d).any():  # lenses are slow to invert
+            return np.where(valid2d[:, None], joints2d, 0).astype(np.float32), valid2d
         moved = crop.from_image(torch.as_tensor(annotated, dtype=torch.float32)).numpy()
         joints2d = np.where(valid2d[:, None], joints2d, moved)
         valid2d = valid2d | known

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,10 @@ from posezoo.data.base import MODEL_OWNED, CropDataset, PoseDataModule, PoseData
 from posezoo.data.crop import Augmentation, BoxKind, CropKind, CropSpec
 from posezoo.data.samplers import Indices, MixedSampler
 from posezoo.errors import PoseZooError, did_you_mean
+from posezoo.metrics.protocols import Protocol
+
+if TYPE_CHECKING:
+    from posezoo.metrics.multiperson import People
 
 _MIX_DOMAIN = 0x313C  # keeps the seeds of sources apart from all other random streams
 TRAIN, ARCH = 0, 1  # streams of SearchSplit; Mixed has the first one only
@@ -173,9 +177,26 @@ class Mixed(PoseDataModule):
         source, local = crops.place(index)
         return {"source": self._name(source), **self.sources[source].meta(local, split)}
 
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Those of the scored source."""
+        return self.scored.protocols
+
+    def annotation(self, split: str) -> str:
+        """That of the scored source."""
+        return self.scored.annotation(split)
+
+    def annotated_people(self, split: str) -> "People":
+        """Those of the scored source."""
+        return self.scored.annotated_people(split)
+
     def action_names(self) -> tuple[str, ...]:
         """Those of the scored source."""
         return self.scored.action_names()
+
+    def sequence_names(self) -> tuple[str, ...]:
+        """Those of the scored source."""
+        return self.scored.sequence_names()
 
     def protocol(self, split: str) -> str:
         """How the scored source reads its scores, and which mix it belongs to."""

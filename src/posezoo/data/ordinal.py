@@ -9,8 +9,6 @@
 The images stay under their own licences; posezoo neither ships nor fetches them.
 """
 
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,18 +16,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from posezoo.data.base import ImageError, PoseDataModule, PoseDataset, read_image
+from posezoo.data.base import ImageError, PoseDataModule, PoseDataset
+from posezoo.data.boxes import joint_boxes as joint_boxes
 from posezoo.data.crop import CropSpec
 from posezoo.data.folder import picture_size
+from posezoo.data.images import SourceImage, open_image
+from posezoo.data.mat import read_mat
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import LSP14, MPII16, Skeleton, get_skeleton
 from posezoo.structures import Sample
 
 SKELETONS = {16: MPII16, 14: LSP14}
 FILE_NAMES = ("{:05d}_full.jpg", "im{:04d}.jpg")  # numbers count from 1
-_MAT5 = {b"IM": ("<", b"\x00\x01"), b"MI": (">", b"\x01\x00")}  # byte order and version by the mark at the header's end
-_MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-_MATRIX, _COMPRESSED = 14, 15
 _FARTHEST_PX = 1e6  # what lies farther off is no label
 _FEWEST_VOTES = 50  # legs whose bend must be known before it says anything about the sign
 
@@ -141,14 +139,14 @@ class OrdinalPeople(PoseDataset):
 
     def read(self, index: int, draw: int = 0) -> Sample:
         """One person with the image."""
-        image = read_image(self.path(index))
-        return self._sample(index, image, (image.shape[1], image.shape[0]))
+        image = open_image(self.path(index))
+        return self._sample(index, image, image.size)
 
     def read_labels(self, index: int) -> Sample:
         """One person; of the image only the header is read."""
         return self._sample(index, None, picture_size(self.path(index)))
 
-    def _sample(self, index: int, image: NDArray[np.uint8] | None, size: tuple[int, int]) -> Sample:
+    def _sample(self, index: int, image: SourceImage | None, size: tuple[int, int]) -> Sample:
         return Sample(
             image=image,
             box=self.boxes[index],
@@ -293,18 +291,6 @@ def check_bend(nearer: Order, joints2d: NDArray[np.float32], skeleton: Skeleton,
         )
 
 
-def joint_boxes(joints2d: NDArray[np.float32], valid2d: NDArray[np.bool_], margin: float) -> NDArray[np.float32]:
-    """Boxes [N, 4] ltwh around the valid joints, wider by `margin` times the longer side on each of four sides."""
-    known = valid2d[..., None]
-    low = np.where(known, joints2d, np.inf).min(1)
-    high = np.where(known, joints2d, -np.inf).max(1)
-    some = valid2d.sum(1)[:, None] > 0
-    low, high = np.where(some, low, 0), np.where(some, high, 0)
-    size = np.maximum(high - low, 1)
-    rim = margin * size.max(1, keepdims=True)
-    return np.hstack([low - rim, size + 2 * rim]).astype(np.float32)
-
-
 def _labels2d(
     joints: NDArray[Any], skeleton: Skeleton, first_pixel: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -333,66 +319,11 @@ def _checked_root(root: Path | None) -> Path:
 
 def _read(path: Path, field: str) -> NDArray[np.float64]:
     """One field of a .mat file."""
-    content = path.read_bytes()
-    if content[124:126] in (b"\x00\x02", b"\x02\x00"):  # HDF5
-        raise PoseZooError(
-            f"{path} is a MATLAB 7.3 file, which posezoo does not read: save it again in MATLAB with "
-            f"save('{path.name}', '{field}', '-v7')."
-        )
-    try:
-        fields = read_mat(content)
-        array = _numbers(*fields[field]) if field in fields else None
-    except Exception as error:  # a damaged file raises nearly anything
-        raise PoseZooError(f"{path} cannot be read ({error}): take it from lsp-mpii-ordinal.zip again.") from error
-    if array is None:
-        names = ", ".join(name for name in fields if name.isprintable()) or "nothing"
-        raise PoseZooError(f"{path} holds {names}, not '{field}': take it from lsp-mpii-ordinal.zip.")
-    return array
-
-
-def read_mat(content: bytes) -> dict[str, tuple[str, list[tuple[int, bytes]]]]:
-    """The arrays of a MATLAB 5 to 7 file, still undecoded: byte order and elements by name.
-
-    Ours, because scipy's reader ends the process with a segmentation fault on some damaged files.
-
-    Raises:
-        ValueError: It is not such a file.
-    """
-    order, version = _MAT5.get(content[126:128], ("", b""))
-    if not order or content[124:126] != version:
-        raise ValueError("not a MATLAB 5 to 7 file")
-    arrays = {}
-    for kind, data in _elements(content[128:], order):
-        if kind == _COMPRESSED:
-            kind, data = next(_elements(zlib.decompress(data), order))
-        if kind == _MATRIX:
-            parts = list(_elements(data, order))
-            arrays[parts[2][1].decode("ascii")] = order, parts
-    return arrays
-
-
-def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Type and content of the data elements that follow each other; short ones have both sizes in one word."""
-    place = 0
-    while place + 8 <= len(data):
-        kind, size = (int(word) for word in np.frombuffer(data, f"{order}u4", 2, place))
-        start, end = place + 8, place + 8 + size
-        place = end if kind == _COMPRESSED else end + -size % 8
-        if kind >> 16:
-            kind, size, start, place = kind & 0xFFFF, kind >> 16, start - 4, start
-            end = start + size
-        if end > len(data):
-            raise ValueError("it ends too early")
-        yield kind, data[start:end]
-
-
-def _numbers(order: str, parts: list[tuple[int, bytes]]) -> NDArray[np.float64]:
-    """The array of four elements: flags, sizes, name, values."""
-    sizes = np.frombuffer(parts[1][1], f"{order}i4")
-    if len(parts) != 4 or parts[3][0] not in _MAT_TYPES or (sizes < 0).any():
-        raise ValueError("no array of real numbers")
-    values = np.frombuffer(parts[3][1], order + _MAT_TYPES[parts[3][0]])
-    return values.astype(np.float64).reshape(sizes, order="F")
+    again = "take it from lsp-mpii-ordinal.zip again"
+    array = read_mat(path, [field], again)[field]
+    if not isinstance(array, np.ndarray) or array.dtype == object:
+        raise PoseZooError(f"{path} has no numbers in '{field}': {again}.")
+    return array.astype(np.float64)
 
 
 def _file_name(folder: Path) -> str:

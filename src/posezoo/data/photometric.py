@@ -6,8 +6,9 @@ albumentations 2.0.8 otherwise gives all DataLoader workers one and the same ran
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,8 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posezoo.data.crop import Augmentation
+from posezoo.data.pictures import pictures_below
+from posezoo.errors import PoseZooError
 
 Image = NDArray[np.uint8]
+
+_LARGEST_OBJECT = 500  # px, the longer side of PASCAL VOC's photographs
 
 
 class Photometric:
@@ -28,6 +33,7 @@ class Photometric:
 
     def __init__(self, aug: Augmentation) -> None:
         self.aug = aug
+        self._cut_outs = find_cut_outs(aug.occluders) if aug.occlusion else ()
         self._colour = _colour_transforms(aug.colour, aug.blur, aug.jpeg)
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
@@ -35,7 +41,7 @@ class Photometric:
         erase, apply, seed = rng.random(), rng.random(), int(rng.integers(2**31 - 1))
         occluded = apply < self.aug.occlusion
         if occluded and erase >= 0.5:
-            image = paste_objects(image, rng, self.aug.occlusion_scale)
+            image = paste_objects(image, rng, self.aug.occlusion_scale, self._cut_outs)
         if self._colour is not None:
             self._colour.set_random_seed(seed)
             image = self._colour(image=image)["image"]
@@ -89,16 +95,94 @@ def erase_rectangle(image: Image, rng: np.random.Generator, scale: float) -> Ima
     return erased
 
 
-def paste_objects(image: Image, rng: np.random.Generator, scale: float) -> Image:
-    """Cover the crop with 1 to 7 procedural objects (textured polygons and ellipses) at uniform places.
+def paste_objects(image: Image, rng: np.random.Generator, scale: float, cut_outs: Sequence[Path] = ()) -> Image:
+    """Cover the crop with 1 to 7 objects at uniform places: cut-outs, or procedural ones (textured polygons, ellipses).
 
-    MeTRAbs pastes objects cut from PASCAL VOC photographs; these are our stand-in, which needs no download. Their size
-    follows its numbers: U(0.2, 1) * scale of a 256 px object in a 256 px crop, halved for the typical cut-out.
+    MeTRAbs pastes objects cut from PASCAL VOC photographs; the procedural ones are our stand-in, which needs no
+    download. Sizes follow its numbers: U(0.2, 1) * scale of the object in a 256 px crop, a photograph's objects halved.
+
+    Args:
+        image: uint8 RGB [S, S, 3].
+        rng: Of the sample.
+        scale: Factor on the sizes.
+        cut_outs: Files from `find_cut_outs`.
     """
     covered = image.copy()
     for _ in range(int(rng.integers(1, 8))):
-        _paste_object(covered, rng, scale)
+        if cut_outs:
+            _paste_cut_out(covered, rng, scale, cut_outs[int(rng.integers(len(cut_outs)))])
+        else:
+            _paste_object(covered, rng, scale)
     return covered
+
+
+def find_cut_outs(folder: str | None) -> tuple[Path, ...]:
+    """The pictures with transparency in a folder and its subfolders; none for None.
+
+    Raises:
+        PoseZooError: There is no such folder, or none of its pictures has transparency.
+    """
+    found = pictures_below(folder, "--data.augmentation.occluders")
+    chosen = tuple(path for path in found if _has_alpha(path))
+    if found and not chosen:
+        raise PoseZooError(
+            f"{folder} has {len(found)} pictures, but none with transparency: --data.augmentation.occluders wants "
+            "objects cut out as RGBA (PNG or WebP)."
+        )
+    return chosen
+
+
+def _has_alpha(path: Path) -> bool:
+    from PIL import Image as Pictures  # comes with torchvision and matplotlib
+
+    try:
+        with Pictures.open(path) as header:
+            return header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info
+    except Exception:  # Pillow's readers raise nearly anything for a damaged file
+        return False
+
+
+@lru_cache(maxsize=256)
+def _cut_out(path: Path) -> NDArray[np.uint8] | None:
+    """An object as RGBA, at most as large as those of a PASCAL VOC photograph; None, with a warning, if unreadable."""
+    try:
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error):
+        pixels = None
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 4 or pixels.dtype != np.uint8:
+        warnings.warn(f"{path} is not readable as RGBA with 8 bits, so it covers nothing: remove it.", stacklevel=2)
+        return None
+    shrink = _LARGEST_OBJECT / max(pixels.shape[:2])
+    if shrink < 1:
+        size = tuple(max(1, round(side * shrink)) for side in pixels.shape[1::-1])
+        pixels = _resized(np.asarray(pixels, np.uint8), (size[0], size[1]))
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), np.uint8)
+
+
+def _paste_cut_out(image: Image, rng: np.random.Generator, scale: float, path: Path) -> None:
+    side = image.shape[0]
+    factor, centre = 0.5 * rng.uniform(0.2, 1.0) * scale * side / 256, rng.uniform(0, side, 2)
+    pixels = _cut_out(path)
+    if pixels is None:
+        return
+    width, height = (max(1, round(length * factor)) for length in pixels.shape[1::-1])
+    cover = _resized(pixels, (width, height))
+    left, top = round(centre[0] - width / 2), round(centre[1] - height / 2)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + width, side), min(top + height, side)
+    if x0 >= x1 or y0 >= y1:
+        return
+    part = cover[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)
+    alpha = part[..., 3:] / 255
+    image[y0:y1, x0:x1] = np.rint(part[..., :3] * alpha + image[y0:y1, x0:x1] * (1 - alpha)).astype(np.uint8)
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An RGBA picture of another size; what is transparent does not bleed into the rest."""
+    alpha = pixels[..., 3:].astype(np.float32) / 255
+    thick = np.concatenate([pixels[..., :3] * alpha, alpha], -1)
+    small = cv2.resize(thick, size, interpolation=cv2.INTER_AREA)
+    colour = small[..., :3] / np.maximum(small[..., 3:], 1e-6)
+    return np.concatenate([np.clip(np.rint(colour), 0, 255), np.rint(small[..., 3:] * 255)], -1).astype(np.uint8)
 
 
 def _paste_object(image: Image, rng: np.random.Generator, scale: float) -> None:

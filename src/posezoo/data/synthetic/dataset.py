@@ -12,8 +12,8 @@ from posezoo.data.base import PoseDataModule, PoseDataset
 from posezoo.data.crop import Augmentation, BoxKind, CropKind
 from posezoo.data.synthetic.cache import build_cache, open_cache
 from posezoo.data.synthetic.pose import POSE_CLASSES
-from posezoo.data.synthetic.sample import render_sample
-from posezoo.data.synthetic.scene import PRESETS, SPLITS
+from posezoo.data.synthetic.sample import SyntheticSample, render_sample
+from posezoo.data.synthetic.scene import PRESETS, SPLITS, Preset
 from posezoo.data.synthetic.streams import GENERATOR_VERSION
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.skeletons import SYNTHETIC25, Skeleton, convert, get_skeleton
@@ -30,7 +30,7 @@ class RenderedPeople(PoseDataset):
         split: "train", "val" or "test".
         length: Number of samples.
         frame_size: Side of the rendered source frames, px.
-        preset: Name in PRESETS.
+        preset: Name in PRESETS, or a Preset.
         seed: Another seed is another dataset.
         fresh: Render new people in every epoch: sample i of epoch e has the generator's index i + e * length.
         weak_share: Share of the samples whose 3D labels are withheld; they keep 2D and annotated depth order.
@@ -47,7 +47,7 @@ class RenderedPeople(PoseDataset):
         split: str,
         length: int,
         frame_size: int,
-        preset: str,
+        preset: str | Preset,
         seed: int,
         target: Skeleton,
         fresh: bool = False,
@@ -96,8 +96,12 @@ class RenderedPeople(PoseDataset):
             self._opened = open_cache(self._cache)
         return self._opened
 
+    def frame(self, number: int, size: int) -> SyntheticSample:
+        """The source frame of a sample, `size` px; experiments change here what the camera sees."""
+        return render_sample(number, self.split, size=size, preset=self.preset, seed=self.seed, mocap=self.mocap)
+
     def _render(self, number: int, size: int) -> Sample:
-        frame = render_sample(number, self.split, size=size, preset=self.preset, seed=self.seed, mocap=self.mocap)
+        frame = self.frame(number, size)
         row = {"joints3d": frame.joints3d[0], "joints2d": frame.joints2d[0], "boxes": frame.boxes[0]}
         row |= {"intrinsics": frame.intrinsics, "pose_class": frame.pose_class[0]}
         return self._sample(frame.image, row, number)
