@@ -17,7 +17,7 @@ from torch import Tensor
 
 from posezoo.geometry import axis_angle_to_matrix, procrustes, root_align
 from posezoo.metrics import functional as F
-from posezoo.metrics.functional import abs_mpjpe, auc, mpjpe, mpjve, mrpe, n_mpjpe, pa_mpjpe, pck
+from posezoo.metrics.functional import PerJoint, abs_mpjpe, auc, mpjpe, mpjve, mrpe, n_mpjpe, pa_mpjpe, pck, ramp_scores
 
 CASES = [
     "batch1",
@@ -326,3 +326,20 @@ def test_signatures_hold() -> None:
 def test_functional_does_not_import_torchmetrics() -> None:
     code = "import sys, posezoo.metrics.functional; sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_swapped_joints_raise_both_errors() -> None:
+    """HEMlets dossier, T12: no alignment forgives a left wrist that is called the right one."""
+    target = P.expand(1, 17, 3)
+    swapped = target.clone()
+    swapped[:, [12, 15]] = target[:, [15, 12]]
+    apart = (target[0, 12] - target[0, 15]).norm().item()
+    assert mpjpe(swapped, target, root=PELVIS).item() == pytest.approx(2 * apart / 17)
+    assert pa_mpjpe(swapped, target) > 10
+
+
+def test_a_continuous_auc_is_half_at_half_the_threshold() -> None:
+    """MeTRAbs dossier, T8."""
+    errors = torch.tensor([[0.0, 75.0, 150.0, 400.0]])
+    scores = ramp_scores(PerJoint(errors, torch.ones_like(errors, dtype=torch.bool)), zero=150)
+    assert scores.value[0].tolist() == [100, 50, 0, 0]

@@ -13,6 +13,7 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
+from posezoo.commands.list import PROTOCOLS as listed
 from posezoo.errors import PoseZooError
 from posezoo.geometry import axis_angle_to_matrix, procrustes
 from posezoo.lifting import hemlets_released
@@ -246,6 +247,10 @@ def test_names() -> None:
         get_protocol("h36m_p2_mon")
     with pytest.raises(dataclasses.FrozenInstanceError):
         get_protocol("none").name = "other"  # type: ignore[misc]
+
+
+def test_posezoo_list_knows_them() -> None:
+    assert list(listed) == list(PROTOCOLS)
 
 
 def test_other_subjects_are_refused() -> None:

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from posezoo.callbacks.score_table import METRICS, print_table
 from posezoo.data.base import PoseDataModule
 from posezoo.metrics import AUC3D, MPJPE, MRPE, NMPJPE, PAMPJPE, PCK3D, AbsMPJPE
+from posezoo.metrics.protocols import Protocol, Result
+from posezoo.metrics.scorers import Scorer
 from posezoo.skeletons import Skeleton
 from posezoo.structures import Batch, Prediction
 
-# name -> (title, unit, needs the absolute pose)
-METRICS: dict[str, tuple[str, str, bool]] = {
-    "mpjpe": ("MPJPE", "mm", False),
-    "pa_mpjpe": ("PA-MPJPE", "mm", False),
-    "n_mpjpe": ("N-MPJPE", "mm", False),
-    "pck": ("PCK@150", "%", False),
-    "auc": ("AUC 0-150", "%", False),
-    "abs_mpjpe": ("absolute MPJPE", "mm", True),
-    "mrpe": ("root error (MRPE)", "mm", True),
-}
+SPLIT_OF_STAGE = {"fit": "val", "validate": "val", "test": "test"}
 
 
 class _Scores:
@@ -71,8 +67,57 @@ class _Scores:
         return {name: value for name, value in zip(names, values, strict=True) if not math.isnan(value)}
 
 
+class _Protocols:
+    """The published protocols of one stage, for the model and, where a pose is all it takes, for the mean pose."""
+
+    def __init__(self, trainer: pl.Trainer, estimator: Any, split: str) -> None:
+        data = _datamodule(trainer)
+        protocols = data.protocols if data else ()
+        assert data is not None or not protocols
+
+        def scorers(chosen: Iterable[Protocol]) -> dict[str, Scorer]:
+            return {p.name: p.scorer(estimator.skeleton, data, split, estimator.device) for p in chosen}  # type: ignore[arg-type]
+
+        self.model = scorers(protocols)
+        self.mean = scorers(p for p in protocols if p.scores_poses)
+
+    def update(self, prediction: Prediction, batch: Batch, mean_pose: Tensor | None) -> None:
+        for scorer in self.model.values():
+            scorer.update(prediction, batch)
+        if mean_pose is not None:
+            still = replace(prediction, joints3d_rel=mean_pose.expand_as(prediction.joints3d_rel))
+            for scorer in self.mean.values():
+                scorer.update(still, batch)
+
+    def compute(self, with_mean: bool) -> dict[str, dict[str, Any]]:
+        """By name; a collective call."""
+        found = {name: _described(scorer, scorer.compute()) for name, scorer in self.model.items()}
+        for name, scorer in self.mean.items() if with_mean else ():
+            found[name]["mean_pose"] = scorer.compute().values
+        return found
+
+
+def _described(scorer: Scorer, result: Result) -> dict[str, Any]:
+    names = scorer.group_names
+    return {
+        "definition": result.protocol,
+        "metrics": result.values,
+        "titles": scorer.protocol.titles,
+        "mean_pose": None,
+        "groups": {
+            measure: {names[group] if group < len(names) else str(group): value for group, value in values.items()}
+            for measure, values in result.groups.items()
+        },
+        "notes": list(result.notes),
+    }
+
+
 class PoseMetrics(pl.Callback):
     """Scores validation and test predictions.
+
+    Published protocols are chosen in the data (`--data.protocol`, docs/protocols.md). They lead the table, are logged
+    as `test/<protocol>/<measure>` and stand in metrics.json under `protocols`. The other scores are over all joints of
+    the model, and over the same samples.
 
     Exact under DDP: sums and counts of per-joint errors, over a sampler that repeats nobody.
 
@@ -87,17 +132,23 @@ class PoseMetrics(pl.Callback):
         self._model: _Scores | None = None
         self._mean: _Scores | None = None
         self._mean_pose: Tensor | None = None
+        self._protocols: _Protocols | None = None
         self._count = 0
         self._depth_source = ""
         self.results: dict[str, dict[str, Any]] = {}
 
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse protocols that the model or the data cannot serve, before any work is done."""
+        if stage in SPLIT_OF_STAGE:
+            _Protocols(trainer, pl_module, SPLIT_OF_STAGE[stage])
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Fresh metrics."""
-        self._start(trainer, pl_module)
+        self._start(trainer, pl_module, "val")
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Fresh metrics."""
-        self._start(trainer, pl_module)
+        self._start(trainer, pl_module, "test")
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Add a batch."""
@@ -115,8 +166,9 @@ class PoseMetrics(pl.Callback):
         """Log `test/...`."""
         self._finish(trainer, pl_module, "test")
 
-    def _start(self, trainer: pl.Trainer, estimator: Any) -> None:
+    def _start(self, trainer: pl.Trainer, estimator: Any, split: str) -> None:
         groups = len(_action_names(trainer))
+        self._protocols = _Protocols(trainer, estimator, split)
         self._model = _Scores(estimator.skeleton, groups, estimator.device, absolute=True)
         self._mean, self._count = None, 0
         if self.baseline and not trainer.sanity_checking:
@@ -126,20 +178,22 @@ class PoseMetrics(pl.Callback):
                 self._mean = _Scores(estimator.skeleton, 0, estimator.device, absolute=False)
 
     def _update(self, trainer: pl.Trainer, prediction: Prediction, batch: Batch) -> None:
-        if self._model is None or _is_padding(trainer):
+        if self._model is None or self._protocols is None or _is_padding(trainer):
             return
         self._depth_source = prediction.root_depth_source
         self._count += len(batch["image"])
         self._model.update(prediction.joints3d_rel, prediction.joints3d, batch)
+        self._protocols.update(prediction, batch, self._mean_pose if self._mean else None)
         if self._mean is not None and self._mean_pose is not None:
             self._mean.update(self._mean_pose.expand_as(prediction.joints3d_rel), None, batch)
 
     def _finish(self, trainer: pl.Trainer, estimator: Any, stage: str) -> None:
-        if self._model is None or trainer.sanity_checking:
+        if self._model is None or self._protocols is None or trainer.sanity_checking:
             return
-        values = self._model.compute()
+        values, published = self._model.compute(), self._protocols.compute(with_mean=self._mean is not None)
         result: dict[str, Any] = {
             "protocol": _protocol(trainer, stage),
+            "protocols": published,
             "box": getattr(estimator, "box", "annotation"),
             "root_depth_source": self._depth_source,
             "samples": _total(trainer, self._count),
@@ -151,8 +205,11 @@ class PoseMetrics(pl.Callback):
         }
         for name, value in values.items():
             estimator.log(f"{stage}/{name}", value, prog_bar=name == "mpjpe", rank_zero_only=False)
+        for protocol, found in published.items():
+            for name, value in found["metrics"].items():
+                estimator.log(f"{stage}/{protocol}/{name}", value, rank_zero_only=False)
         self.results[stage] = result
-        self._model, self._mean = None, None
+        self._model, self._mean, self._protocols = None, None, None
         folder = run_folder(trainer)
         if trainer.is_global_zero:
             write_metrics(folder, stage, result)
@@ -201,37 +258,6 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def print_table(stage: str, result: dict[str, Any], actions: bool = False) -> None:
-    """One table: the model beside the mean pose, and below it what the numbers mean."""
-    from rich.console import Console
-    from rich.table import Table
-
-    baseline = result["mean_pose"] or {}
-    table = Table(title=f"{stage}, n={result['samples']}", caption=_caption(result), caption_justify="left")
-    for column in ("metric", "model", *(["mean pose"] if baseline else [])):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, value in result["metrics"].items():
-        title, unit, _ = METRICS[name]
-        row = [f"{title} [{unit}]".replace("[", r"\["), _format(value)]
-        table.add_row(*row, *([_format(baseline.get(name))] if baseline else []))
-    if actions:
-        table.add_section()
-        for action, value in result["mpjpe_per_action"].items():
-            table.add_row(f"  MPJPE {action}", _format(value))
-    Console().print(table)
-
-
-def _caption(result: dict[str, Any]) -> str:
-    lines = [result["protocol"], f"distance to the camera: {result['root_depth_source']}"]
-    if result["box"] == "pelvis_2000mm":
-        lines.append("boxes use the true root depth (pelvis_2000mm)")
-    return "\n".join(lines)
-
-
-def _format(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.1f}"
-
-
 def _datamodule(trainer: pl.Trainer) -> PoseDataModule | None:
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, PoseDataModule) else None
@@ -250,8 +276,11 @@ def _action_names(trainer: pl.Trainer) -> tuple[str, ...]:
 
 
 def _protocol(trainer: pl.Trainer, stage: str) -> str:
+    """One line that says what the scores mean: the published definitions, or else the data's own words."""
     data = _datamodule(trainer)
-    return data.protocol(stage) if data else "own data loader"
+    if data is None:
+        return "own data loader"
+    return " AND ".join(p.definition for p in data.protocols) or data.protocol(stage)
 
 
 def _is_padding(trainer: pl.Trainer) -> bool:

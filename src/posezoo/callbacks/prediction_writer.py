@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 from posezoo.callbacks.pose_metrics import run_folder, write_json
 from posezoo.cameras import CropCamera
 from posezoo.data.base import PoseDataModule
-from posezoo.errors import PoseZooError
 from posezoo.skeletons import Skeleton
 from posezoo.structures import Batch, Prediction, source_camera, to_device
+from posezoo.viz.draw2d import write_picture as write_picture
 
 
 class PredictionWriter(pl.Callback):
@@ -78,7 +78,7 @@ class PredictionWriter(pl.Callback):
         if self._drawn == 0 and trainer.is_global_zero:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        write_picture(folder / f"{row['index']:05d}.png", person_picture(image, row, skeleton))
+        write_picture(folder / f"{row['index']:05d}.png", person_picture(np.asarray(image), row, skeleton))
         self._drawn += 1
 
 
@@ -120,18 +120,3 @@ def person_picture(image: Any, row: dict[str, Any], skeleton: Skeleton, height: 
     photo = draw_box(photo, np.array(row["box"]) * scale)
     photo = draw_pose(photo, pixels, skeleton, np.array(row["scores"]), joints3d[:, 2])
     return np.hstack([photo, draw_pose3d(joints3d, skeleton, (2 * height, height))])
-
-
-def write_picture(path: Path, image: Any) -> None:
-    """Write RGB pixels in the format that the file's ending names.
-
-    Raises:
-        PoseZooError: OpenCV cannot write that format.
-    """
-    import cv2
-
-    try:
-        _, data = cv2.imencode(path.suffix or ".", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    except cv2.error as error:
-        raise PoseZooError(f"cannot write a picture to {path}: use the ending .png or .jpg.") from error
-    path.write_bytes(data.tobytes())

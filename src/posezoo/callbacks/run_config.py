@@ -1,7 +1,9 @@
 """Keeps in every run folder what the run was: the full configuration, versions and the state of the source tree."""
 
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ class SaveRunConfig(SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        name = "config" if stage == "fit" else stage
+        name = "config" if stage == "fit" else str(getattr(stage, "value", stage))  # Lightning's stages are an enum
         config = self.config.clone()
         if config.get("data") is not None:
             config["data"] = plain(config["data"], Namespace)
@@ -75,8 +77,9 @@ def plain(value: Any, kind: Any = dict, owned: bool = False) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform and git state."""
+    """Command line, versions, platform and git state."""
     return {
+        "command": shlex.join(["posezoo", *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},

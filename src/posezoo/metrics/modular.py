@@ -20,6 +20,8 @@ from torchmetrics import Metric
 
 from posezoo.metrics import functional as F
 from posezoo.metrics.functional import AUC_THRESHOLDS, PerJoint
+from posezoo.metrics.protocols import Measure, SinglePerson
+from posezoo.skeletons import Skeleton
 
 _WITHOUT_FLOAT64 = {"mps"}
 
@@ -159,8 +161,10 @@ class _SumMetric(PoseMetric):
         Raises:
             ValueError: Shapes, joints or group ids do not fit.
         """
-        joint = self.per_joint(pred, target, valid)
-        total, count = self._scatter(joint, self._check_group(group, pred))
+        self._add(self.per_joint(pred, target, valid), self._check_group(group, pred))
+
+    def _add(self, joint: PerJoint, group: Tensor) -> None:
+        total, count = self._scatter(joint, group)
         # Out of place: a state handed out (synced, cached, saved) must not change under its owner.
         self.total, self.count = self.total + total, self.count + count
 
@@ -314,6 +318,83 @@ class AUC3D(_SumMetric):
     def per_joint(self, pred: Tensor, target: Tensor, valid: Tensor | None) -> PerJoint:
         """Share of the thresholds above each error."""
         return F.auc_scores(F.aligned_errors(pred, target, valid, self.root), self.thresholds)
+
+
+class ProtocolMeasure(_SumMetric):
+    """One measure of a published protocol, averaged its way; see `protocols.SinglePerson`.
+
+    Args:
+        protocol: The protocol.
+        measure: One of its measures.
+        skeleton: Joints of the poses.
+        num_groups: Number of groups, for `compute_per_group`; required where the protocol averages over groups.
+        kwargs: Options of `torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+
+    def __init__(
+        self, protocol: SinglePerson, measure: Measure, skeleton: Skeleton, num_groups: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(len(protocol.indices(measure.joints, skeleton)), num_groups, **kwargs)
+        self.protocol, self.measure, self.skeleton = protocol, measure, skeleton
+
+    def per_joint(self, pred: Tensor, target: Tensor, valid: Tensor | None) -> PerJoint:
+        """Values of the scored joints."""
+        return self.protocol.values(self.measure, pred, target, valid, self.skeleton)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The number of the protocol; NaN without any valid joint."""
+        total, count = self._sums()
+        return self.protocol.averaging.mean(total.sum(1), count.sum(1))
+
+    def compute_unlabelled(self) -> tuple[str, ...]:
+        """Scored joints that no sample of any process has a label of."""
+        names = self.measure.joints.names or self.skeleton.joints
+        with self._synced():
+            counts = self._sums()[1].sum(0).tolist()
+        return tuple(name for name, count in zip(names, counts, strict=True) if not count)
+
+
+class PCKh(_SumMetric):
+    """Percent of 2D joints closer than `threshold` head sizes, the mean over joints; see `functional.pckh`.
+
+    Args:
+        num_joints: J.
+        threshold: In head sizes.
+        kwargs: Options of `torchmetrics.Metric`.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+
+    def __init__(self, num_joints: int, threshold: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(num_joints, **kwargs)
+        self.threshold = threshold
+
+    def per_joint(
+        self, pred: Tensor, target: Tensor, valid: Tensor | None, head_size: Tensor | None = None
+    ) -> PerJoint:
+        """100 or 0."""
+        if head_size is None:
+            raise ValueError("PCKh needs the head sizes.")
+        return F.pck_scores(F.head_errors(pred, target, head_size, valid), self.threshold)
+
+    def update(  # type: ignore[override]  # 2D, with head sizes
+        self,
+        pred: Float[Tensor, "batch joints 2"],
+        target: Float[Tensor, "batch joints 2"],
+        valid: Bool[Tensor, "batch joints"] | None,
+        head_size: Float[Tensor, "batch"],
+    ) -> None:
+        """Add a batch; px of the original images. Samples of which the head size is not positive do not count."""
+        self._add(self.per_joint(pred, target, valid, head_size), self._check_group(None, pred))
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Mean over the joints that have any label; NaN without any."""
+        total, count = self._sums()
+        total, count = total.sum(0), count.sum(0)
+        return (total / count)[count > 0].mean()
 
 
 class MPJVE(PoseMetric):

@@ -297,8 +297,19 @@ class MuPoTSMetric(Metric):
 
         AP_root is NaN where a prediction came without a score.
         """
-        scores = all_scores(self._people("predicted"), self._people("annotated"))
+        scores = all_scores(*self.people())
         return {name: value.view(-1)[-1] for name, value in scores.items()}
+
+    def compute_people(self) -> tuple[People, People]:
+        """Predicted and annotated people of all processes, on the CPU, with duplicates: a collective call."""
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            return self.people()
+
+    def people(self) -> tuple[People, People]:
+        """Those that this process has."""
+        return self._people("predicted"), self._people("annotated")
 
     def _people(self, name: str) -> People:
         keys = _flat(getattr(self, f"{name}_keys"), torch.int64, self.device)

@@ -13,20 +13,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.lifting import hemlets_released
 from posezoo.metrics import functional as F
 from posezoo.metrics.functional import PerJoint
-from posezoo.skeletons import H36M17, LSP14, MPI_INF_3DHP_17, SMPL24, Skeleton, get_skeleton
+from posezoo.skeletons import H36M17, LSP14, MPI_INF_3DHP_17, MPII16, MUPOTS17, SMPL24, Skeleton, get_skeleton
+from posezoo.structures import Batch, Prediction, batch_crop
 
 if TYPE_CHECKING:
+    from posezoo.data.base import PoseDataModule
     from posezoo.metrics.multiperson import People
+    from posezoo.metrics.scorers import Scorer
 
 
 @dataclass(frozen=True)
@@ -178,11 +183,13 @@ class Result:
         protocol: Its definition, to be printed beside every number.
         values: Measure -> number.
         groups: Measure -> action, activity or sequence id -> number; empty where no ids were given.
+        notes: What is missing for the number to be the benchmark's, one sentence each.
     """
 
     protocol: str
     values: dict[str, float]
     groups: dict[str, dict[int, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +206,9 @@ class Protocol(ABC):
         frame_step: Frames whose number, counted from 0, is a multiple of this.
         cameras: Serial numbers; empty for all.
         left_out: Recordings that are not scored, like "S11 Directions".
-        truth: Which annotation, and which of its known defects are corrected.
+        truth: Which annotation, and which of its known defects are corrected, in words.
+        annotation: The same to code, for datasets that have several: what `PoseDataModule.annotation` must answer.
+        complete: Whether every such frame must be there; else the dataset's own list of valid frames decides.
         source: Where the definition comes from.
     """
 
@@ -213,7 +222,17 @@ class Protocol(ABC):
     cameras: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     truth: str
+    annotation: str = ""
+    complete: bool = False
     source: str
+
+    # Whether a root-relative pose is all it takes, so that a mean pose can be scored too.
+    scores_poses: ClassVar[bool] = False
+
+    @property
+    def samples(self) -> tuple[object, ...]:
+        """What is scored, whichever way: protocols that agree in it can be scored in one go."""
+        return (self.dataset, self.subjects, self.frame_step, self.cameras, self.left_out, self.annotation)
 
     @property
     def definition(self) -> str:
@@ -255,8 +274,40 @@ class Protocol(ABC):
             camera: Serial number.
             recording: Subject and scene, like "S11 Directions".
         """
-        seen = not self.cameras or camera in self.cameras
-        return seen and frame % self.frame_step == 0 and recording not in self.left_out
+        return bool(self.selects(np.array([frame]), np.array([camera]), np.array([recording]))[0])
+
+    def selects(
+        self,
+        frame: NDArray[np.integer],
+        camera: NDArray[np.str_] | None = None,
+        recording: NDArray[np.str_] | None = None,
+    ) -> NDArray[np.bool_]:
+        """`keeps` for arrays [N]; None where the dataset has one camera, or no recordings."""
+        keep: NDArray[np.bool_] = np.asarray(frame) % self.frame_step == 0
+        if self.cameras:
+            keep &= np.isin(camera, self.cameras) if camera is not None else False
+        if self.left_out and recording is not None:
+            keep &= ~np.isin(recording, self.left_out)
+        return keep
+
+    @abstractmethod
+    def scorer(self, skeleton: Skeleton, data: "PoseDataModule", split: str, device: torch.device) -> "Scorer":
+        """What scores a split batch by batch, over any number of processes (`metrics.scorers`).
+
+        Args:
+            skeleton: What the model predicts.
+            data: Where names and labels beyond the batch come from.
+            split: "val" or "test".
+            device: Where sums are kept.
+
+        Raises:
+            PoseZooError: The model does not predict what is scored, or the data lack what it takes.
+        """
+
+    @property
+    @abstractmethod
+    def titles(self) -> dict[str, str]:
+        """Title with unit of each measure."""
 
     @abstractmethod
     def _joints(self) -> str:
@@ -270,9 +321,8 @@ class Protocol(ABC):
     def _averaging(self) -> str:
         """What is averaged first, in words."""
 
-    @abstractmethod
     def _measures(self) -> str:
-        """Which metrics are reported, with units."""
+        return ", ".join(self.titles.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,8 +340,10 @@ class SinglePerson(Protocol):
     skeleton: str
     measures: tuple[Measure, ...]
     averaging: Averaging = OVER_FRAMES
-    groups: str = "action"
+    groups: Literal["action", "sequence"] = "action"
     root: str = "pelvis"
+
+    scores_poses: ClassVar[bool] = True
 
     def per_joint(
         self,
@@ -304,14 +356,47 @@ class SinglePerson(Protocol):
 
         Arguments and errors are those of `score`.
         """
+        return {m.name: self.values(m, pred, target, valid, skeleton) for m in self.measures}
+
+    def values(
+        self,
+        measure: Measure,
+        pred: Float[Tensor, "batch joints 3"],
+        target: Float[Tensor, "batch joints 3"],
+        valid: Bool[Tensor, "batch joints"] | None = None,
+        skeleton: str | Skeleton | None = None,
+    ) -> PerJoint:
+        """The values of one measure, before averaging: [N, scored joints]; arguments and errors as for `score`."""
         names = get_skeleton(skeleton or self.skeleton)
         if pred.ndim != 3 or pred.shape[1] != len(names):
             raise ValueError(f"poses must be [N, {len(names)}, 3] ({names.name}), got {list(pred.shape)}.")
-        root = self._indices(Joints("", (self.root,)), names)[0]
-        return {
-            m.name: m.value(m.alignment.errors(pred, target, valid, self._indices(m.joints, names), root))
-            for m in self.measures
-        }
+        (root,) = self.indices(Joints("", (self.root,)), names)
+        return measure.value(measure.alignment.errors(pred, target, valid, self.indices(measure.joints, names), root))
+
+    def compared(self, skeleton: Skeleton) -> Skeleton:
+        """The skeleton of `poses` for a model's."""
+        return skeleton
+
+    def poses(
+        self, prediction: Prediction, batch: Batch, skeleton: Skeleton
+    ) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints 3"], Bool[Tensor, "batch joints"]]:
+        """What is compared of a batch: predicted and true joints (mm, one frame), and which are labelled.
+
+        These measures forget the root's place and the camera's rotation, so the crop's frame does.
+        """
+        return prediction.joints3d_rel, batch["joints3d"], batch["valid3d"]
+
+    def scorer(self, skeleton: Skeleton, data: "PoseDataModule", split: str, device: torch.device) -> "Scorer":
+        """Sums and counts of every measure; see `metrics.scorers`."""
+        from posezoo.metrics.scorers import SinglePersonScorer
+
+        names = {"action": data.action_names, "sequence": data.sequence_names}[self.groups]()
+        if self.averaging.grouped and not names:
+            raise PoseZooError(
+                f"Protocol {self.name} averages over {self.groups}s, but {type(data).__name__} does not name any: "
+                "leave out --data.protocol, or give another --data."
+            )
+        return SinglePersonScorer(self, skeleton, names, device)
 
     def score(
         self,
@@ -348,13 +433,13 @@ class SinglePerson(Protocol):
                 groups[name] = {g: float(total[g] / count[g]) for g in count.nonzero()[:, 0].tolist()}
         return Result(self.definition, values, groups)
 
-    def _indices(self, joints: Joints, skeleton: Skeleton) -> list[int]:
-        missing = [name for name in joints.names if name not in skeleton.joints]
-        if missing:
-            raise PoseZooError(
-                f"Protocol {self.name} scores {', '.join(missing)}, which {skeleton.name} lacks: "
-                f"predict {self.skeleton}."
-            )
+    def indices(self, joints: Joints, skeleton: Skeleton) -> list[int]:
+        """Positions of scored joints in a skeleton.
+
+        Raises:
+            PoseZooError: It lacks some.
+        """
+        check_joints(self.name, joints.names, skeleton, self.skeleton)
         return joints.indices(skeleton)
 
     def _joints(self) -> str:
@@ -366,8 +451,10 @@ class SinglePerson(Protocol):
     def _averaging(self) -> str:
         return self.averaging.text
 
-    def _measures(self) -> str:
-        return ", ".join(f"{m.title} [{m.unit}]" for m in self.measures)
+    @property
+    def titles(self) -> dict[str, str]:
+        """Title with unit of each measure."""
+        return {m.name: f"{m.title} [{m.unit}]" for m in self.measures}
 
     def _each(self, text: Callable[[Measure], str]) -> str:
         """What all measures share, said once, or what each has."""
@@ -406,6 +493,21 @@ class ReleasedHEMlets(SinglePerson):
         pred = hemlets_released(pixels, depth_rel)
         return self.score(pred, target, valid, action=action, skeleton=skeleton)
 
+    scores_poses: ClassVar[bool] = False  # it lifts pixels, which a mean pose does not have
+
+    def compared(self, skeleton: Skeleton) -> Skeleton:
+        """The release's 17 joints."""
+        check_joints(self.name, H36M17.joints, skeleton, "h36m17 or hemlets18")
+        return H36M17
+
+    def poses(self, prediction: Prediction, batch: Batch, skeleton: Skeleton) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions lifted from pixels of the photograph, and the truth in its camera's frame."""
+        chosen = H36M_17.indices(skeleton)
+        crop = batch_crop(batch)
+        depth = crop.to_source(prediction.joints3d_rel)[:, chosen, 2]
+        pred = hemlets_released(crop.to_image(prediction.joints2d)[:, chosen], depth)
+        return pred, crop.to_source(batch["joints3d"])[:, chosen], batch["valid3d"][:, chosen]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultiPerson(Protocol):
@@ -419,6 +521,13 @@ class MultiPerson(Protocol):
     reported: tuple[tuple[str, str, str, str], ...]
     joints: str
     alignment: str
+
+    def scorer(self, skeleton: Skeleton, data: "PoseDataModule", split: str, device: torch.device) -> "Scorer":
+        """Gathers everybody's joints, matches and scores once; see `metrics.scorers`."""
+        from posezoo.metrics.scorers import MultiPersonScorer
+
+        check_joints(self.name, MUPOTS17.joints, skeleton, "muco21 or mupots17")
+        return MultiPersonScorer(self, skeleton, data, split, device)
 
     def score(self, predicted: "People", annotated: "People") -> Result:
         """Score all people of all sequences at once; `MuPoTSMetric` does the same over several processes."""
@@ -444,8 +553,10 @@ class MultiPerson(Protocol):
     def _averaging(self) -> str:
         return "mean over the people of each sequence, then over the 20 sequences; recall and AP_root over all people"
 
-    def _measures(self) -> str:
-        return ", ".join(f"{title} [{unit}]" for _, _, title, unit in self.reported)
+    @property
+    def titles(self) -> dict[str, str]:
+        """Title with unit of each measure."""
+        return {name: f"{title} [{unit}]" for name, _, title, unit in self.reported}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,6 +568,13 @@ class Keypoints2D(Protocol):
     """
 
     thresholds: tuple[float, ...] = (0.5, 0.1)
+
+    def scorer(self, skeleton: Skeleton, data: "PoseDataModule", split: str, device: torch.device) -> "Scorer":
+        """Sums and counts per joint; see `metrics.scorers`."""
+        from posezoo.metrics.scorers import KeypointsScorer
+
+        check_joints(self.name, MPII16.joints, skeleton, "hemlets18 or mpii16")
+        return KeypointsScorer(self, skeleton, data, split, device)
 
     def score(
         self,
@@ -478,8 +596,23 @@ class Keypoints2D(Protocol):
     def _averaging(self) -> str:
         return "mean over the labelled people of each joint, then over joints"
 
-    def _measures(self) -> str:
-        return ", ".join(f"PCKh < {t} [%]" for t in self.thresholds)
+    @property
+    def titles(self) -> dict[str, str]:
+        """Title with unit of each measure."""
+        return {f"pckh@{t}": f"PCKh < {t} [%]" for t in self.thresholds}
+
+
+def check_joints(protocol: str, wanted: Sequence[str], skeleton: Skeleton, advice: str) -> None:
+    """Refuse a model that does not predict what a protocol scores.
+
+    Raises:
+        PoseZooError: Naming the joints, and the skeleton to predict.
+    """
+    missing = [name for name in wanted if name not in skeleton.joints]
+    if missing:
+        raise PoseZooError(
+            f"Protocol {protocol} scores {', '.join(missing)}, which {skeleton.name} lacks: predict {advice}."
+        )
 
 
 def _listed(subjects: Sequence[str]) -> str:
@@ -503,12 +636,24 @@ S9_S11 = ("S9", "S11")
 # Recordings whose labels are 200 mm off along x (isarandi/metrabs); root-relative scores do not notice, boxes do.
 S9_SHIFTED = ("S9 Greeting", "S9 SittingDown 1", "S9 Waiting 1")
 
+# What `PoseDataModule.annotation` answers where a dataset has several truths.
+S9_RELEASED, S9_CORRECTED = "s9_as_released", "s9_corrected"
+UNIVERSAL, METRIC = "univ_annot3", "annot3"
+SMPL_JOINTS, H36M_REGRESSOR = "smpl_joints", "h36m_regressor"
+
 _METRIC_JOINTS = "metric joints of each subject's own skeleton"
 _S9_AS_RELEASED = f"{_METRIC_JOINTS}, no S9 corrections ({', '.join(S9_SHIFTED)} stay 200 mm off)"
 _S9_CORRECTED = f"{_METRIC_JOINTS}, S9 corrections ({', '.join(S9_SHIFTED)} moved back 200 mm)"
 _S9_UNUSED = f"{_METRIC_JOINTS}, no S9 corrections (S9 is not scored)"
 _FIVE = "S1, S5, S6, S7, S8"
-_h36m = partial(SinglePerson, dataset="Human3.6M", skeleton="h36m17", truth=_S9_AS_RELEASED)
+_h36m = partial(
+    SinglePerson,
+    dataset="Human3.6M",
+    skeleton="h36m17",
+    truth=_S9_AS_RELEASED,
+    annotation=S9_RELEASED,
+    complete=True,
+)
 
 _pavllo = partial(
     _h36m,
@@ -546,6 +691,7 @@ _HUMAN36M = (
         name="h36m_p1_moon",
         subjects=("S11",),
         truth=_S9_UNUSED,
+        annotation="",
         trained_on=f"{_FIVE}, S9",
         measures=(pa_mpjpe(H36M_17, RIGID),),
         source="Moon et al., ICCV 2019, protocol 1, as mks0601/3DMPPE_POSENET_RELEASE aligns it",
@@ -554,6 +700,7 @@ _HUMAN36M = (
         name="h36m_p1_moon_similarity",
         subjects=("S11",),
         truth=_S9_UNUSED,
+        annotation="",
         trained_on=f"{_FIVE}, S9",
         measures=(pa_mpjpe(H36M_17),),
         source="the same with the usual PA-MPJPE, as Sun et al., ECCV 2018, define protocol 1",
@@ -571,6 +718,7 @@ _HUMAN36M = (
         trained_on=_FIVE,
         measures=(mpjpe(H36M_17), pa_mpjpe(H36M_17)),
         truth=_S9_CORRECTED,
+        annotation=S9_CORRECTED,
         source="Sarandi et al., T-BIOM 2020; isarandi/metrabs",
     ),
     _spin(
@@ -595,7 +743,9 @@ _HUMAN36M = (
         skeleton="h36m17",
         measures=(mpjpe(H36M_17), pa_mpjpe(H36M_17, REVERSED)),
         averaging=OVER_ACTIONS,
-        truth="as given, probably the universal skeleton (no S9 in it); root depth by bone lengths with f = 1150 px",
+        complete=True,
+        truth="as given, probably the universal skeleton (no S9 in it); root depth by matching 15 constant bone "
+        "lengths with f = 1150 px, which leak the subject's bones where the truth is that skeleton",
         source="redrock303/HEMlets, inference/metric_3d.py",
     ),
 )
@@ -616,18 +766,21 @@ _MPI_INF_3DHP = (
         name="mpi_inf_3dhp",
         measures=(pck150(MPI_14_PELVIS), auc31(MPI_14_PELVIS), mpjpe(MPI_14_PELVIS)),
         truth=_UNIVERSAL,
+        annotation=UNIVERSAL,
         source="Mehta et al., 3DV 2017, and its test utility",
     ),
     _3dhp(
         name="mpi_inf_3dhp_metric",
         measures=(pck150(MPI_14_PELVIS), auc31(MPI_14_PELVIS), mpjpe(MPI_14_PELVIS)),
         truth=_METRIC,
+        annotation=METRIC,
         source="the same on true body sizes, the only labels in mmpose's layout",
     ),
     _3dhp(
         name="mpi_inf_3dhp_posepile",
         measures=(pck150(MPI_14_HEAD), auc31(MPI_14_HEAD), mpjpe(MPI_17)),
         truth=_UNIVERSAL,
+        annotation=UNIVERSAL,
         source="isarandi/posepile ds/tdhp/eval.py (MeTRAbs' later models)",
     ),
 )
@@ -651,6 +804,7 @@ _3DPW = (
         ),
         groups="sequence",
         truth="SMPL joints of each person's own body shape",
+        annotation=SMPL_JOINTS,
         source="the 3DPW challenge (ECCV 2020); aymenmir1/3dpw-eval",
     ),
     SinglePerson(
@@ -663,6 +817,7 @@ _3DPW = (
         measures=(mpjpe(LSP_14), pa_mpjpe(LSP_14)),
         groups="sequence",
         truth="joints regressed from the SMPL mesh by the Human3.6M regressor, pelvis too",
+        annotation=H36M_REGRESSOR,
         source="Kolotouros et al., ICCV 2019; nkolot/SPIN",
     ),
 )
