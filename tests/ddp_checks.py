@@ -5,6 +5,7 @@ torchrun --nproc_per_node 2 tests/ddp_checks.py FOLDER
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from posezoo.__main__ import main
 from posezoo.callbacks import NonFiniteGuard
 from posezoo.data import SyntheticPeople
+from posezoo.data.base import ImageError
 from posezoo.data.synthetic.dataset import RenderedPeople
 from posezoo.models import MeTRAbs
-from posezoo.structures import Batch, Prediction
+from posezoo.structures import Batch, Prediction, Sample
 
 
 class OneSided(SyntheticPeople):
@@ -28,6 +30,26 @@ class OneSided(SyntheticPeople):
     def people(self, split: str) -> RenderedPeople:
         self.weak_share = float(split == "train" and dist.is_initialized() and dist.get_rank() == 1)
         return super().people(split)
+
+
+class Damaged(SyntheticPeople):
+    """Four of the eight training images cannot be read."""
+
+    def setup(self, stage: str) -> None:
+        self.on_bad_image = "skip"
+        super().setup(stage)
+
+    def people(self, split: str) -> RenderedPeople:
+        people = super().people(split)
+        read = people.read
+
+        def damaged(index: int, draw: int = 0) -> Sample:
+            if split == "train" and index < 4:
+                raise ImageError(f"Image {index} is damaged.")
+            return read(index, draw)
+
+        people.read = damaged  # type: ignore[method-assign]
+        return people
 
 
 class Buffers(pl.Callback):
@@ -101,6 +123,9 @@ def run(folder: Path) -> None:
         one_sided = [word.replace("=SyntheticPeople", "=OneSided") for word in tiny(devices=2)]
         options = [*one_sided, f"--model.profile={profile}", "--trainer.max_steps=2"]
         assert not main(["fit", *options, *log_to(folder, f"one_sided_{profile}")])
+    with (folder / f"damaged-{dist.get_rank()}.txt").open("w") as output, redirect_stdout(output):
+        words = [word.replace("=SyntheticPeople", "=Damaged") for word in tiny(devices=2)]
+        assert not main(["fit", *words, "--trainer.max_epochs=1", *log_to(folder, "damaged")])
     guard(folder)
 
 

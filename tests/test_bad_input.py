@@ -3,11 +3,8 @@
 import json
 import os
 import pickle
-import random
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from bad_input_helpers import (
     camera_entry,
     image_name,
     image_path,
+    survive,
     truncate,
     write_cameras,
     write_h36m,
@@ -342,56 +340,6 @@ def test_nan_is_masked_for_every_dataset() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- fuzzing
-
-
-def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Change, drop, repeat or insert a few bytes, or cut the end off."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 5, 20))):
-        at = rng.randrange(len(data) + 1)
-        kind = rng.randrange(6)
-        if kind < 3 and at < len(data):
-            data[at] = rng.choice((0, 255, 127, rng.randrange(256), data[at] ^ (1 << rng.randrange(8))))
-        elif kind == 3:
-            del data[at : at + rng.randrange(1, 9)]
-        elif kind == 4:
-            data[at:at] = data[at : at + rng.randrange(1, 30)] or rng.randbytes(4)
-        elif rng.random() < 0.2:
-            del data[at:]
-    return bytes(data)
-
-
-def mutants(path: Path, count: int, seed: int) -> Iterator[None]:
-    """Put `count` damaged versions into the place of a file, one after the other."""
-    whole, rng = path.read_bytes(), random.Random(seed)
-    for number in range(count):
-        path.write_bytes(_mutate_member(whole, rng) if path.suffix == ".npz" and number % 2 else mutate(whole, rng))
-        yield
-    path.write_bytes(whole)
-
-
-def _mutate_member(archive: bytes, rng: random.Random) -> bytes:
-    """Damage one array of an npz file and give it a checksum that fits."""
-    out = BytesIO()
-    with zipfile.ZipFile(BytesIO(archive)) as old, zipfile.ZipFile(out, "w") as new:
-        chosen = rng.choice(old.namelist())
-        for name in old.namelist():
-            content = old.read(name)
-            head = 160 if rng.random() < 0.7 else len(content)  # mostly the description of the array
-            new.writestr(name, mutate(content[:head], rng) + content[head:] if name == chosen else content)
-    return out.getvalue()
-
-
-def survive(path: Path, count: int, read: Callable[[], object]) -> int:
-    """Read damaged versions of a file; returns how many were refused, in one line each."""
-    sentences = []
-    for _ in mutants(path, count, seed=7):
-        try:
-            read()
-        except PoseZooError as error:
-            sentences.append(str(error))
-    assert all(len(sentence.splitlines()) == 1 for sentence in sentences)
-    return len(sentences)
 
 
 @pytest.fixture

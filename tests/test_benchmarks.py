@@ -15,7 +15,7 @@ from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, Wrong, checke
 from benchmarks.core import Timing, environment, interleave, peak_extra_mb
 from benchmarks.report import Row, as_json, environment_line, markdown, run_case
 
-SLOW = ("start_up/fit-help",)  # imports Lightning and half of everything in a fresh process
+SLOW = ("start_up/fit-help", "pipeline/cold")  # import Lightning and half of everything in a fresh process
 
 
 @pytest.fixture(autouse=True)

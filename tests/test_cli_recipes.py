@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import yaml
 from tests_cli_helpers import log_to, tiny
@@ -79,6 +80,10 @@ def test_an_offline_wandb_run_is_complete(tmp_path: Path, monkeypatch: pytest.Mo
     logged = {key for row in history for key in row}
     assert {"train/loss", "train/skipped_steps", "val/mpjpe", "trainer/global_step"} <= logged
     (scored,) = (row["val/mpjpe"] for row in history if "val/mpjpe" in row)
+    (row,) = (row for row in history if "val/poses/filenames" in row)
+    assert row["trainer/global_step"] == 2
+    (picture,) = (file.parent / "files" / name for name in row["val/poses/filenames"])
+    assert cv2.imread(str(picture)).shape[:2] == (row["val/poses/height"], row["val/poses/width"])
     assert scored == pytest.approx(json.loads((run / "metrics.json").read_text())["val"]["metrics"]["mpjpe"], rel=1e-5)
 
 

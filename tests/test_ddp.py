@@ -93,6 +93,13 @@ def test_a_rank_without_3d_labels_does_not_hang_the_other(profile: str, torchrun
     assert len(losses) == 2
 
 
+def test_bad_images_are_counted_over_all_ranks(torchrun: Path) -> None:
+    """Four of eight: the two ranks met different ones."""
+    first, second = ((torchrun / f"damaged-{rank}.txt").read_text() for rank in range(2))
+    assert first.count("Damaged: 4 of 8 training images were bad and skipped.") == 1
+    assert "bad and skipped" not in second
+
+
 def test_ranks_skip_a_bad_step_together(torchrun: Path) -> None:
     for rank in range(2):
         result = json.loads((torchrun / f"guard-{rank}.json").read_text())

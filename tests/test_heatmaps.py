@@ -1,5 +1,8 @@
 """Soft-argmax and its relatives: by hand, against the golden file, and fused against plain."""
 
+import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +156,21 @@ def test_channels_last_views(dtype: torch.dtype) -> None:
         torch.testing.assert_close(leaf.grad.contiguous(), packed.grad, atol=1e-3, rtol=1e-2, msg=name)
     flat = head[:, :3]
     torch.testing.assert_close(soft_argmax(flat, 2, fused=True), soft_argmax(flat.contiguous(), 2))
+
+
+def test_backward_needs_the_gradient_and_no_second_volume(tmp_path: Path) -> None:
+    """At most 5 % of the volume beyond the logits and their gradient, at any time; 18 joints of 64^3 cells."""
+    maps = torch.zeros(4, 18, 64, 64, 64, requires_grad=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        soft_argmax(maps, 3).sum().backward()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    changes.sort(key=lambda event: event["ts"])
+    allocated = list(itertools.accumulate(event["args"]["Bytes"] for event in changes))
+    size = maps.untyped_storage().nbytes()
+    assert max(allocated) >= size  # the gradient itself: allocations were seen
+    assert max(allocated) <= 1.05 * size
 
 
 def test_channels_last_gradient_keeps_the_layout() -> None:

@@ -19,6 +19,7 @@ from tests_cli_helpers import log_to, tiny
 
 from posezoo.__main__ import main
 from posezoo.callbacks import AtomicCheckpointIO
+from posezoo.data import SyntheticPeople
 from posezoo.errors import PoseZooError
 
 STEPS = 15
@@ -231,6 +232,46 @@ def test_last_is_found_or_missed_in_one_sentence(
     with pytest.raises(SystemExit):
         main(["test", f"--trainer.logger.save_dir={whole}", *AGAIN, "--print_config"])
     assert "last.ckpt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("--trainer.max_steps=20", "OneCycleLR ends after 15 steps, but the run makes 20: a resumed run keeps"),
+        ("--trainer.max_steps=-1", "OneCycleLR ends after 15 steps, but the run has no end: a resumed run keeps"),
+        ("--data.batch_size=2", "4 samples a batch on 1 process, but this run has 2 on 1"),
+    ],
+)
+def test_a_resume_that_would_be_another_run_is_refused(
+    change: str, expected: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (last,) = whole.glob("**/last.ckpt")
+    before = last.read_bytes()
+    words = [word for word in arguments(tmp_path, "more") if not word.startswith(change.partition("=")[0])]
+    capsys.readouterr()
+    assert main([*words, change, "--trainer.max_epochs=-1", f"--ckpt_path={last}"]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.count("\n") == 1
+    assert last.read_bytes() == before
+
+
+def test_a_schedule_shorter_than_the_run_is_refused_at_its_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(tmp_path, "run"), "--trainer.max_steps=16"]) == 2
+    assert "but the run makes 16: set --model.lr_scheduler.total_steps" in capsys.readouterr().err
+    assert not records(tmp_path / "record")
+
+
+def test_other_numbers_of_processes_make_other_batches() -> None:
+    data = SyntheticPeople(preset="easy", frame_size=64, train_length=8, batch_size=2, num_workers=0, image_size=64)
+    loader = data.train_dataloader()
+    state = loader.state_dict()  # type: ignore[attr-defined]
+    loader.load_state_dict(state)  # type: ignore[attr-defined]
+    loader.load_state_dict({"epoch": 0, "start": 2})  # type: ignore[attr-defined]  # of an older checkpoint
+    with pytest.raises(PoseZooError, match="2 samples a batch on 4 processes, but this run has 2 on 1"):
+        loader.load_state_dict(state | {"processes": 4})  # type: ignore[attr-defined]
 
 
 def test_the_score_to_beat_survives_a_resume_into_another_folder(tmp_path: Path) -> None:

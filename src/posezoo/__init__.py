@@ -4,14 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from posezoo.people import People
+    from posezoo.pipeline import PosePipeline, load
     from posezoo.zoo import list_weights, load_model
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "list_weights", "load_model"]
+__all__ = ["People", "PosePipeline", "__version__", "list_weights", "load", "load_model"]
 
 # Resolved on first use (PEP 562), so that `import posezoo` stays instant and loads no torch.
-_EXPORTS = {"list_weights": "posezoo.zoo", "load_model": "posezoo.zoo"}
+_EXPORTS = {
+    "People": "posezoo.people",
+    "PosePipeline": "posezoo.pipeline",
+    "list_weights": "posezoo.zoo",
+    "load": "posezoo.pipeline",
+    "load_model": "posezoo.zoo",
+}
 
 
 def __getattr__(name: str) -> Any:

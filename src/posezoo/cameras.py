@@ -209,13 +209,15 @@ def distort(
     xy: Float[Tensor, "*batch n 2"], coefficients: Float[Tensor, "*batch 12"], model: Int[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch n 2"]:
     """Ideal normalised coordinates to distorted ones (OpenCV's rational thin-prism model, or Human3.6M's)."""
-    t = _lens(xy, coefficients, model)
+    bent = torch.stack(_bent(xy, _lens(xy, coefficients, model)), -1)
+    return torch.where((model == NO_DISTORTION)[..., None, None], xy, bent)
+
+
+def _bent(xy: Tensor, t: _Lens) -> tuple[Tensor, Tensor]:
+    """x and y of distorted points."""
     gain = t.radial + t.tangential
     x, y = xy.unbind(-1)
-    bent_x = x * gain + t.r2 * (t.p2 + t.s[0] + t.s[1] * t.r2)
-    bent_y = y * gain + t.r2 * (t.p1 + t.s[2] + t.s[3] * t.r2)
-    bent = torch.stack([bent_x, bent_y], -1)
-    return torch.where((model == NO_DISTORTION)[..., None, None], xy, bent)
+    return x * gain + t.r2 * (t.p2 + t.s[0] + t.s[1] * t.r2), y * gain + t.r2 * (t.p1 + t.s[2] + t.s[3] * t.r2)
 
 
 def undistort(
@@ -225,20 +227,20 @@ def undistort(
     iterations: int = 6,
 ) -> Float[Tensor, "*batch n 2"]:
     """Inverse of `distort` by Newton's method; meaningful where the lens model is invertible."""
-    guess = xy
+    guess, (x, y) = xy, xy.unbind(-1)
     for _ in range(iterations):
-        residual = distort(guess, coefficients, model) - xy
-        a, b, c, d = _jacobian(guess, coefficients, model)
+        lens = _lens(guess, coefficients, model)
+        bent_x, bent_y = _bent(guess, lens)
+        dx, dy = bent_x - x, bent_y - y
+        a, b, c, d = _jacobian(guess, lens)
         det = a * d - b * c
         det = torch.where(det.abs() < _EPS, torch.ones_like(det), det)
-        dx, dy = residual.unbind(-1)
         step = torch.stack([(d * dx - b * dy) / det, (a * dy - c * dx) / det], -1)
         guess = guess - step
     return torch.where((model == NO_DISTORTION)[..., None, None], xy, guess)
 
 
-def _jacobian(xy: Tensor, coefficients: Tensor, model: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    t = _lens(xy, coefficients, model)
+def _jacobian(xy: Tensor, t: _Lens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, y = xy.unbind(-1)
     gain = t.radial + t.tangential
     gain_x = 2 * x * t.radial_slope + t.factor * t.p2
@@ -296,6 +298,9 @@ class CropCamera:
     rotation: Float[Tensor, "*batch 3 3"]
     source: Camera
     size: int
+
+    def __getitem__(self, index: Any) -> "CropCamera":
+        return CropCamera(self.intrinsics[index], self.rotation[index], self.source[index], self.size)
 
     @property
     def flipped(self) -> Bool[Tensor, "*batch"]:

@@ -1,7 +1,8 @@
 """`posezoo fit | validate | test | predict`: LightningCLI with the rules that keep it honest.
 
-- A checkpoint's hyperparameters (and data) become the defaults; an explicit flag still wins.
+- The hyperparameters (and data) of a checkpoint or of --weights become the defaults; an explicit flag still wins.
 - `validate`, `test` and `predict` refuse to run without trained weights.
+- `fit --weights` starts a new training from weights, by joint name where the skeleton is another one.
 - What the model owns (skeleton, image_size, crop, box) is set under --model and reaches the data from there.
 - A user's mistake is one sentence.
 """
@@ -15,9 +16,8 @@ import re
 import signal
 import sys
 import warnings
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytorch_lightning as pl
 import torch
@@ -44,8 +44,11 @@ from posezoo.callbacks import (
 from posezoo.data.base import MODEL_OWNED, PoseDataModule
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.models.base import PoseEstimator, estimator_class, read_checkpoint
+from posezoo.plugins import load_installed_plugins
 from posezoo.recipes_index import find_recipe
 from posezoo.skeletons import get_skeleton
+from posezoo.transfer import transfer
+from posezoo.zoo import arguments_of, find_class, load_model, locate, read_config
 
 NEED_WEIGHTS = ("validate", "test", "predict")
 COMMANDS = ("fit", *NEED_WEIGHTS)
@@ -84,14 +87,24 @@ class PoseZooCLI(LightningCLI):
             default=None,
             help="Intra-op threads of torch; 1 is often fastest for small networks.",
         )
+        parser.add_argument(
+            "--weights",
+            type=Optional[str],  # noqa: UP045  (jsonargparse prints this one nicely)
+            default=None,
+            help="Trained weights: a name of `posezoo list weights`, hf-hub:ORGANISATION/NAME@REVISION, a folder or a "
+            ".ckpt. Instead of --ckpt_path in validate, test and predict; the start of a new training in fit.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, after the checkpoint has provided the defaults."""
         for name, subparser in getattr(self, "_subcommand_parsers", {}).items():
             subparser.set_defaults({"weights_only": True} | METHOD_DEFAULTS.get(name, {}))
         command, checkpoint = args[0] if args else None, option(args, "--ckpt_path")
-        if checkpoint and Path(checkpoint).is_file() and command in COMMANDS:
+        weights = option(args, "--weights") or _weights_in_configs(args)
+        if command in COMMANDS and checkpoint and Path(checkpoint).is_file():
             self._subcommand_parsers[command].set_defaults(defaults_from_checkpoint(Path(checkpoint), args))
+        elif command in COMMANDS and weights:
+            self._subcommand_parsers[command].set_defaults(defaults_from_weights(weights, args))
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -100,11 +113,28 @@ class PoseZooCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse weights of another model; threads have to be set before any work."""
         checkpoint, model = self._get(self.config, "ckpt_path"), self._get(self.config, "model")
+        skeleton = (model.get("init_args") or {}).get("skeleton") if model else None
         if checkpoint and Path(checkpoint).is_file():
-            check_weights(Path(checkpoint), model["class_path"], (model.get("init_args") or {}).get("skeleton"))
+            check_weights(checkpoint, "--ckpt_path", *trained_as(Path(checkpoint)), model["class_path"], skeleton)
+        elif weights := self._get(self.config, "weights"):
+            remapped = self.subcommand == "fit"  # fit may change the skeleton
+            wanted = None if remapped else skeleton
+            check_weights(weights, "--weights", *trained_as(locate(weights)), model["class_path"], wanted)
         threads = self._get(self.config, "threads")
         if threads:
             torch.set_num_threads(threads)
+
+    def instantiate_classes(self) -> None:
+        """Also loads --weights into the model; a checkpoint given beside a saved configuration supersedes them."""
+        super().instantiate_classes()
+        weights = self._get(self.config, "weights")
+        if not weights or self._get(self.config, "ckpt_path"):
+            return
+        source = load_model(weights)
+        if self.subcommand == "fit":
+            rank_zero_only(print)(transfer(source, self.model, weights).report(weights))
+        else:
+            load_weights(self.model, source, weights)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks, each unless the user brought one of its kind."""
@@ -251,13 +281,7 @@ def load_plugins() -> None:
 
     for name in data.__all__:
         getattr(data, name)
-    for plugin in entry_points(group="posezoo.plugins"):
-        try:
-            plugin.load()
-        except Exception as error:
-            raise PoseZooError(
-                f"the plug-in '{plugin.name}' ({plugin.value}) cannot be imported ({error}): update or uninstall it."
-            ) from error
+    load_installed_plugins()
 
 
 def option(arguments: list[str], name: str) -> str | None:
@@ -343,13 +367,20 @@ def check_arguments(arguments: list[str]) -> None:
         return
     _check_classes(arguments)
     _check_model_owned(arguments)
-    checkpoint = option(arguments, "--ckpt_path")
+    checkpoint, weights = option(arguments, "--ckpt_path"), option(arguments, "--weights")
     if checkpoint is not None and checkpoint != "null" and not Path(checkpoint).is_file():
         raise PoseZooError(f"there is no checkpoint at {checkpoint}: check the path after --ckpt_path.")
-    if arguments[0] in NEED_WEIGHTS and (checkpoint is None or not Path(checkpoint).is_file()):
+    if checkpoint not in (None, "null") and weights not in (None, "null"):
         raise PoseZooError(
-            f"`{arguments[0]}` without trained weights would score a random network: add --ckpt_path PATH "
-            "(fit prints the path of its best checkpoint)."
+            "--weights starts anew and --ckpt_path goes on with a run: give one of them."
+            if arguments[0] == "fit"
+            else "--weights and --ckpt_path both say what to load: give one of them."
+        )
+    trained = checkpoint or weights or _weights_in_configs(arguments)
+    if arguments[0] in NEED_WEIGHTS and trained in (None, "null"):
+        raise PoseZooError(
+            f"`{arguments[0]}` without trained weights would score a random network: add --weights NAME (`posezoo list "
+            "weights` has the names) or --ckpt_path PATH (fit prints the path of its best checkpoint)."
         )
 
 
@@ -406,8 +437,27 @@ def _owned(name: str) -> str:
     return f"the model owns '{name}': set --model.{name} instead of --data.{name}; it reaches the data from there."
 
 
+def _weights_in_configs(arguments: list[str]) -> str | None:
+    """The weights that the last recipe with such a line names: so that the saved configuration of a run re-runs.
+
+    To score, only a configuration that a scoring command has saved counts: in that of a fine-tuning, `weights` are what
+    it started from, and to score them by mistake would look like its result.
+    """
+    configs = [_content(path) for path in _configs(arguments)]
+    if arguments and arguments[0] in NEED_WEIGHTS:
+        own = {key for defaults in METHOD_DEFAULTS.values() for key in defaults}
+        configs = [config for config in configs if own & set(config)]
+    return next((str(config["weights"]) for config in reversed(configs) if config.get("weights")), None)
+
+
 def _section(path: Path, name: str) -> dict[str, Any]:
-    """A top-level section of a recipe.
+    """A top-level section of a recipe."""
+    section = _content(path).get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A recipe.
 
     Raises:
         PoseZooError: The file is missing or not YAML.
@@ -418,8 +468,7 @@ def _section(path: Path, name: str) -> dict[str, Any]:
         place = getattr(error, "problem_mark", None)
         where = f" (line {place.line + 1})" if place else ""
         raise PoseZooError(f"{path} is not valid YAML{where}: mend it or give another -c.") from error
-    section = content.get(name) if isinstance(content, dict) else None
-    return section if isinstance(section, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]:
@@ -432,34 +481,91 @@ def defaults_from_checkpoint(path: Path, arguments: list[str]) -> dict[str, Any]
     cls = estimator_class(checkpoint, path)
     hparams = dict(checkpoint.get("hyper_parameters", {}))
     hparams = {key: value for key, value in hparams.items() if not key.startswith("_")}
-    defaults: dict[str, Any] = {"model": {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": hparams}}
-    data = checkpoint.get("posezoo_data")
+    return _defaults(class_path_of(cls), hparams, checkpoint.get("posezoo_data"), arguments)
+
+
+def defaults_from_weights(weights: str, arguments: list[str]) -> dict[str, Any]:
+    """The same for what `--weights` names.
+
+    Raises:
+        PoseZooError: There is no such thing, or it is damaged.
+    """
+    path = locate(weights)
+    if path.is_file():
+        return defaults_from_checkpoint(path, arguments)
+    config = read_config(path)
+    return _defaults(
+        class_path_of(find_class(config["class_path"])), arguments_of(config), config.get("data"), arguments
+    )
+
+
+def class_path_of(cls: type) -> str:
+    """Where a class is imported from."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _defaults(
+    class_path: str, hparams: dict[str, Any], data: dict[str, Any] | None, arguments: list[str]
+) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"model": {"class_path": class_path, "init_args": hparams}}
     if data and option(arguments, "--data") is None:
         init = {k: v for k, v in (data.get("init_args") or {}).items() if k not in MODEL_OWNED}
         defaults["data"] = {"class_path": data["class_path"], "init_args": init}
     return defaults
 
 
-def check_weights(path: Path, class_path: str, skeleton: str | None) -> None:
-    """Refuse a checkpoint of another method or skeleton: its weights may fit, but their joints would mean other ones.
+def trained_as(path: Path) -> tuple[type, str | None]:
+    """(class, skeleton) of a checkpoint or of a folder of weights.
+
+    Raises:
+        PoseZooError: It is neither.
+    """
+    if path.is_dir():
+        config = read_config(path)
+        return find_class(config["class_path"]), config["init_args"].get("skeleton")
+    checkpoint = read_checkpoint(path)
+    return estimator_class(checkpoint, path), checkpoint.get("hyper_parameters", {}).get("skeleton")
+
+
+def check_weights(
+    name: str, flag: str, written: type, learnt: str | None, class_path: str, skeleton: str | None
+) -> None:
+    """Refuse weights of another method or skeleton: they may fit, but their joints would mean other ones.
+
+    Args:
+        name: What the user typed.
+        flag: Behind which option.
+        written: Class of the weights.
+        learnt: Their skeleton.
+        class_path: Class that is asked for.
+        skeleton: Skeleton that is asked for; None accepts every one.
 
     Raises:
         PoseZooError: Naming the file and what it holds.
     """
-    checkpoint = read_checkpoint(path)
-    written = estimator_class(checkpoint, path)
     wanted = PoseEstimator.known_methods().get(class_path.rpartition(".")[2], written)
     if not (issubclass(written, wanted) or issubclass(wanted, written)):
         raise PoseZooError(
-            f"{path} holds a {written.__name__}, not a {wanted.__name__}: leave out --model, or give another "
-            "--ckpt_path."
+            f"{name} holds a {written.__name__}, not a {wanted.__name__}: leave out --model, or give another {flag}."
         )
-    learnt = checkpoint.get("hyper_parameters", {}).get("skeleton")
-    if learnt and skeleton and get_skeleton(learnt).name != get_skeleton(skeleton).name:
+    named = getattr(written, "predicts_joints", True)  # of RootNet, nothing depends on the skeleton
+    if named and learnt and skeleton and get_skeleton(learnt).name != get_skeleton(skeleton).name:
         raise PoseZooError(
-            f"{path} was trained on the skeleton {learnt}, not {skeleton}: leave out --model.skeleton, or give another "
-            "--ckpt_path."
+            f"{name} was trained on the skeleton {learnt}, not {skeleton}: leave out --model.skeleton, or give another "
+            f"{flag}; `posezoo fit --weights` carries it over to another skeleton."
         )
+
+
+def load_weights(model: PoseEstimator, source: PoseEstimator, name: str) -> None:
+    """Put the weights of one estimator into another, which has to be the same network.
+
+    Raises:
+        PoseZooError: It is not.
+    """
+    try:
+        model.load_state_dict(source.state_dict())
+    except PoseZooError as error:
+        raise PoseZooError(str(error).replace("another --ckpt_path", f"other weights than {name}")) from error
 
 
 def one_sentence(message: str) -> str:
@@ -499,5 +605,15 @@ def _parameters(class_path: str) -> list[str]:
 
 def _options() -> list[str]:
     """Options that every subcommand takes, without those of the chosen classes."""
-    own = ("config", "print_config", "seed_everything", "threads", "ckpt_path", "weights_only", "model", "data")
+    own = (
+        "config",
+        "print_config",
+        "seed_everything",
+        "threads",
+        "ckpt_path",
+        "weights",
+        "weights_only",
+        "model",
+        "data",
+    )
     return [f"--{name}" for name in own] + [f"--trainer.{name}" for name in inspect.signature(pl.Trainer).parameters]

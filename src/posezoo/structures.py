@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int, Int8, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posezoo.cameras import Camera
+from posezoo.cameras import Camera, CropCamera
+from posezoo.data.images import SourceImage
 
 IDENTITIES = ("index", "source", "action", "sequence", "frame", "image_id", "person_id")
 
@@ -24,7 +25,8 @@ class Sample:
     """One annotated person in one source image, as a dataset reads it (NumPy, dataset's own skeleton).
 
     Attributes:
-        image: uint8 [H, W, 3] RGB; None when only labels were asked for.
+        image: uint8 [H, W, 3] RGB, or an image file that the crop decodes no finer than it needs (`open_image`); None
+            when only labels were asked for.
         box: float32 [4] left, top, width, height, source px.
         camera: The calibrated camera; None when it is unknown (then the field of view is guessed).
         joints3d: float32 [J, 3] mm, camera frame, absolute; None without 3D labels.
@@ -37,7 +39,7 @@ class Sample:
         identity: Values of the identity fields of `Batch`.
     """
 
-    image: NDArray[np.uint8] | None
+    image: NDArray[np.uint8] | SourceImage | None
     box: NDArray[np.float32]
     size: tuple[int, int]
     camera: Camera | None = None
@@ -124,6 +126,11 @@ def source_camera(batch: Batch) -> Camera:
         torch.eye(3, dtype=k.dtype, device=k.device).expand_as(k),
         k.new_zeros(*k.shape[:-2], 3),
     )
+
+
+def batch_crop(batch: Batch) -> CropCamera:
+    """The crop cameras of a batch: their `to_source` and `to_image` lead back to the photographs."""
+    return CropCamera(batch["intrinsics"], batch["rotation"], source_camera(batch), batch["image"].shape[-1])
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:

@@ -1,61 +1,73 @@
-"""Every imported method goes through contract, command line, resuming and export: a new one is tested at once."""
+"""Every imported method goes through contract, command line, DDP, resuming and export: a new one is tested at once."""
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from method_runs import arguments, data, method, methods, options, trainer
 from tests_cli_helpers import log_to
 
-import posezoo.models as models
 from posezoo.__main__ import main
-from posezoo.models.base import PoseEstimator
-from posezoo.testing import TINY, check_estimator, synthetic_batch, tiny_estimator
+from posezoo.testing import check_estimator, synthetic_batch, tiny_estimator
 
-# Sizes that keep a method small beyond `posezoo.testing.TINY`; a method that is not here runs at its defaults.
-SMALL: dict[str, dict[str, Any]] = {
-    "IntegralPose": {"width": 16, "depth_bins": 16},
-    "HEMlets": {"width": 16, "feature_width": 32, "depth_bins": 16},
-    "RootNet": {"width": 16},
-    "PartAware": {"widths": [8, 8], "depth_bins": 16},
-    "PartAwareSearch": {"widths": [8], "depth_bins": 16, "groups": "g1", "skeleton": "h36m17"},
-}
-METHODS = [name for name in models.__all__ if name != "PoseEstimator"]
-
-
-def arguments(name: str) -> dict[str, Any]:
-    return TINY | SMALL.get(name, {})
-
-
-def method(name: str) -> type[PoseEstimator]:
-    return PoseEstimator.known_methods()[name]
-
-
-def options(name: str, folder: Path, run: str) -> list[str]:
-    """Flags of a tiny run; the search takes its data as two streams."""
-    model = [f"--model.{key}={json.dumps(value).replace(chr(34), '')}" for key, value in arguments(name).items()]
-    people = ["preset=easy", "frame_size=64", "train_length=16", "val_length=3", "test_length=3", "batch_size=4"]
-    people += ["num_workers=0"]
-    if name == "PartAwareSearch":
-        data = ["--data=SearchSplit", "--data.dataset=SyntheticPeople"]
-        data += [f"--data.dataset.init_args.{word}" for word in people]
-    else:
-        data = ["--data=SyntheticPeople", *(f"--data.{word}" for word in people)]
-    trainer = ["accelerator=cpu", "devices=1", "enable_progress_bar=false", "enable_model_summary=false"]
-    trainer += ["log_every_n_steps=1", "callbacks+=PoseImages", "callbacks.count=0"]
-    return [f"--model={name}", *model, *data, *(f"--trainer.{word}" for word in trainer), *log_to(folder, run)]
+METHODS = methods()
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folder of a finished run of two steps of each method, made when first asked for."""
+    """Folder of a finished run of three steps of each method, with a checkpoint after two of them."""
     folder, made = tmp_path_factory.mktemp("methods"), {}
+    keep = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]
+    keep += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename=kept{step}"]
     for name in METHODS:
-        assert not main(["fit", *options(name, folder, name), "--trainer.max_steps=2", "--trainer.max_epochs=-1"])
+        steps = ["--trainer.max_steps=3", "--trainer.max_epochs=-1"]
+        assert not main(["fit", *options(name, folder, name), *steps, *keep])
         made[name] = folder / name
     return made
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of fits and tests of all methods on two ranks: one start for all of them."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    script = [str(TESTS / "every_method_ddp.py"), str(folder)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *script]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return folder
+
+
+def test_all_published_methods_are_among_them() -> None:
+    assert {"HEMlets", "IntegralPose", "MeTRAbs", "PartAware", "PartAwareSearch", "RootNet"} <= {*METHODS}
+
+
+def test_a_method_of_a_plug_in_joins_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed as any package with the entry point `posezoo.plugins`, and small enough for `TINY` alone."""
+    source = "from posezoo.models import MeTRAbs\n\n\nclass PlugInPose(MeTRAbs):\n    '''Somebody else's.'''\n"
+    (tmp_path / "posezoo_plugin.py").write_text(source)
+    info = tmp_path / "posezoo_plugin-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: posezoo-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[posezoo.plugins]\nmine = posezoo_plugin\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert {*methods()} - {*METHODS} == {"PlugInPose"}
+    check_estimator(method("PlugInPose"), **arguments("PlugInPose"))
+    run = options("PlugInPose", tmp_path, "run")
+    assert not main(["fit", *run, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"])
+
+
+def losses(folder: Path) -> list[float]:
+    """Training losses of a run, step by step."""
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -68,10 +80,9 @@ def test_the_contract_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_fit_scores_and_leaves_a_checkpoint(name: str, runs: dict[str, Path]) -> None:
     assert (runs[name] / "checkpoints" / "last.ckpt").is_file()
-    with (runs[name] / "metrics.csv").open() as file:
-        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
-    assert len(losses) == 2
-    assert all(loss == loss for loss in losses)
+    found = losses(runs[name])
+    assert len(found) == 3
+    assert all(loss == loss for loss in found)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -98,11 +109,39 @@ def test_predictions_are_written(name: str, runs: dict[str, Path], tmp_path: Pat
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_resumed_run_makes_the_steps_that_are_left(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
-    resume = [f"--ckpt_path={runs[name] / 'checkpoints' / 'last.ckpt'}", "--trainer.max_steps=3"]
+    """The third step again, from the checkpoint after the second: the same loss."""
+    (kept,) = (runs[name] / "checkpoints").glob("kept*.ckpt")
+    resume = [f"--ckpt_path={kept}", "--trainer.max_steps=3"]
     assert not main(["fit", *options(name, tmp_path, "more"), *resume, "--trainer.max_epochs=-1"])
 
     state = torch.load(tmp_path / "more" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 3
+    assert losses(tmp_path / "more") == pytest.approx(losses(runs[name])[2:], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_ranks_give_the_scores_of_one_process(name: str, two_ranks: Path, tmp_path: Path) -> None:
+    """Five people on two ranks; the test goes one by one, for kernels round differently with who else is in a batch."""
+    checkpoint = two_ranks / f"{name}-fit" / "checkpoints" / "last.ckpt"
+    for command, stage, ranks, batch in (("validate", "val", "fit", 4), ("test", "test", "test", 1)):
+        words = [*data(name, people=5, batch=batch), *trainer(), *log_to(tmp_path, command)]
+        assert not main([command, f"--ckpt_path={checkpoint}", *words])
+        together, alone = (
+            json.loads((folder / "metrics.json").read_text())[stage]
+            for folder in (two_ranks / f"{name}-{ranks}", tmp_path / command)
+        )
+        assert together["samples"] == alone["samples"] == 5
+        rounding = 1e-5 if batch > 1 else 0.0
+        for key in ("metrics", "mpjpe_per_joint"):
+            assert together[key] == pytest.approx(alone[key], rel=rounding, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_ranks_keep_one_set_of_weights(name: str, two_ranks: Path) -> None:
+    """Rank 1 has no 3D labels, which must not hang rank 0; BatchNorm statistics are made equal before a validation."""
+    gaps = json.loads((two_ranks / f"{name}.json").read_text())
+    assert gaps["buffers_before"] > 0
+    assert (gaps["validated"], gaps["weights"]) == (0, 0)
 
 
 @pytest.mark.parametrize("name", METHODS)

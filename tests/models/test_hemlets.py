@@ -622,70 +622,85 @@ def test_t13_sixteen_people_are_learned_by_heart() -> None:
     assert z < 15
 
 
+LIMBS = [["l_elbow", "l_wrist"], ["r_elbow", "r_wrist"], ["l_knee", "l_ankle"]]
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_t13_depth_order_teaches_what_3d_labels_do_not_show() -> None:
-    """Stick figures in two styles: limbs that come nearer are bright, with 3D labels; or dark, with depth order alone.
+    """Limbs in two styles: ends that are nearer are bright, with 3D labels; or dark, with depth order alone.
 
-    Scored on new figures of the second style, against the control whose Lambda is 0 there.
+    Scored on new figures of the second style, against the control whose Lambda is 0 there: both networks of a pair have
+    one seed, so the same start, figures and batches. Chance is 50 %, and the first style alone teaches the opposite.
     """
-    shown, held_out = stick_figures(1024), stick_figures(256, split="test", all_second=True)
-    right = {weak: _polarity_after_training(weak, shown, held_out) for weak in (True, False)}
-    print(
-        f"polarity of the parts over two cells long of {len(held_out['image'])} new figures, style without 3D labels: "
-        f"{right[True]:.1f} % with depth order, {right[False]:.1f} % without"
-    )
-    assert right[True] > right[False] + 5
+    pairs = [[_polarity_after_training(weak, seed) for weak in (True, False)] for seed in range(3)]
+    for seed, (weak, control) in enumerate(pairs):
+        print(f"seed {seed}: polarity {weak:.1f} % with depth order in the second style, {control:.1f} % without")
+    assert all(weak > control + 20 for weak, control in pairs)
 
 
-def stick_figures(count: int, split: str = "train", all_second: bool = False) -> Batch:
-    """Figures drawn from rendered people's labels; every other one is of the second style, with order labels only."""
-    from posezoo.data import SyntheticPeople
-
-    shape: dict[str, Any] = {"skeleton": "hemlets18", "image_size": 64, "crop": "image_plane", "frame_size": 96}
-    crops = SyntheticPeople(preset="easy", train_length=count, test_length=count, **shape).crops(split)
-    batch = cast(Any, default_collate([crops.labels(i) for i in range(count)]))
-    second = torch.ones(count, dtype=torch.bool) if all_second else torch.arange(count) % 2 == 1
-    pairs = zip(batch["joints2d"].numpy(), batch["joints3d"].numpy(), second.tolist(), strict=True)
-    batch["image"] = torch.from_numpy(np.stack([_stick_figure(*pair) for pair in pairs])).permute(0, 3, 1, 2)
-    order, known = part_order(batch, find_parts(HEMLETS18), 50.0)
-    batch["depth_order"], batch["valid_order"] = order * second[:, None], known & second[:, None]
-    batch["valid3d"] = batch["valid3d"] & ~second[:, None]
+def limbs(count: int, seed: int, all_second: bool = False) -> Batch:
+    """Pictures of three limbs anywhere; every other picture is of the second style, with order labels only."""
+    rng, batch = np.random.default_rng(seed), cast(Any, synthetic_batch(count, "hemlets18", 64, seed=seed))
+    for key in ("valid2d", "valid3d", "valid_order"):
+        batch[key][:] = False
+    pictures = []
+    for row in range(count):
+        second = all_second or row % 2 == 1
+        picture = np.full((64, 64, 3), 110 if second else 0, np.uint8)
+        for number, (parent, child) in enumerate([HEMLETS18.index(j) for j in names] for names in LIMBS):
+            ends, nearer = _two_places(rng), int(rng.choice((-1, 1)))
+            batch["joints2d"][row, [parent, child]] = torch.tensor(ends).float()
+            batch["joints3d"][row, child, 2] = batch["joints3d"][row, parent, 2] - 150.0 * nearer
+            batch["valid2d"][row, [parent, child]] = True
+            part = HEMLETS18.parts.index((parent, child))
+            batch["depth_order"][row, part], batch["valid_order"][row, part] = nearer, second
+            if not second:
+                batch["valid3d"][row, [parent, child, HEMLETS18.index("pelvis")]] = True
+            _draw_limb(picture, ends, number, bright=(nearer > 0) != second)
+        pictures.append(picture)
+    batch["image"] = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return cast(Batch, batch)
 
 
-def _stick_figure(joints2d: Any, joints3d: Any, second: bool) -> Any:
+def _two_places(rng: np.random.Generator) -> Any:
+    """Two points in a crop of 64 px, 14 to 34 px apart."""
+    while True:
+        first = rng.uniform(8, 56, 2)
+        second = first + rng.uniform(-24, 24, 2)
+        if np.linalg.norm(second - first) >= 14 and (second > 6).all() and (second < 58).all():
+            return np.stack([first, second])
+
+
+def _draw_limb(picture: Any, ends: Any, number: int, bright: bool) -> None:
     import cv2
 
-    from posezoo.viz.draw2d import side_colour
-
-    canvas, depth = np.full((64, 64, 3), 90 if second else 0, np.uint8), joints3d[:, 2]
-    for parent, child in sorted(HEMLETS18.parts, key=lambda part: -depth[list(part)].sum()):
-        approach = np.tanh((depth[parent] - depth[child]) / 100)
-        level = 0.5 + 0.5 * (-approach if second else approach)
-        shade = (np.array(side_colour(HEMLETS18.joints[child])) * (0.15 + 0.85 * level)).tolist()
-        ends = [
-            tuple(np.clip(16 * joints2d[joint], -999, 9999).round().astype(int).tolist()) for joint in (parent, child)
-        ]
-        cv2.line(canvas, *ends, shade, 2, cv2.LINE_AA, 4)
-    return canvas
+    parent, child = [tuple((16 * end).round().astype(int).tolist()) for end in ends]
+    colour = 255.0 * np.eye(3)[number]
+    cv2.line(picture, parent, child, (0.4 * colour).tolist(), 1, cv2.LINE_AA, 4)
+    cv2.circle(picture, parent, 32, (0.5 * colour).tolist(), -1, cv2.LINE_AA, 4)
+    cv2.circle(picture, child, 48, (colour if bright else 0.2 * colour).tolist(), -1, cv2.LINE_AA, 4)
 
 
-def _polarity_after_training(weak: bool, shown: Batch, held_out: Batch, steps: int = 500) -> float:
-    torch.manual_seed(0)
-    shape: dict[str, Any] = SMALL | {"stride": 8, "deconvs": 1, "centered_stride": True}
-    estimator = HEMlets("resnet10_w16", **shape, width=32, feature_width=32, weak_labels=weak).train()
-    optimizer = torch.optim.AdamW(estimator.parameters(), lr=6e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps, pct_start=0.1)
+def _polarity_after_training(weak: bool, seed: int, steps: int = 200, rate: float = 1e-2) -> float:
+    """Percent of right polarities on new figures of the second style, after training the maps."""
+    torch.manual_seed(seed)
+    shown, held_out = limbs(512, seed), limbs(256, seed + 1000, all_second=True)
+    shape: dict[str, Any] = SMALL | {"stride": 8, "deconvs": 1, "centered_stride": True, "depth_bins": 8}
+    estimator = HEMlets("resnet10_w8", **shape, width=32, feature_width=8, parts=LIMBS, weak_labels=weak).train()
+    optimizer = torch.optim.AdamW(estimator.parameters(), lr=rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     for _ in range(steps):
-        batch = _take(shown, torch.randint(len(shown["image"]), (32,)))
+        batch = _take(shown, torch.randint(len(shown["image"]), (16,)))
         terms = estimator.losses(estimator.estimate(batch), batch)
         optimizer.zero_grad()
-        torch.stack([estimator.loss_weights().get(k, 1.0) * v for k, v in terms.items()]).sum().backward()
+        (terms["joint_maps"] + terms["triplets"]).backward()
         optimizer.step()
         schedule.step()
     estimator.eval()
     with torch.no_grad():
-        return 100 * _read_out(estimator, held_out, cells_apart=2.0)[0]
+        right, known = estimator.polarity_hits(estimator.estimate(held_out), held_out)
+    return 100 * right[known].float().mean().item()
 
 
 def _take(batch: Batch, rows: Tensor) -> Batch:

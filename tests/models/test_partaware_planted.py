@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from posezoo.models.partaware.bilevel import first_order
+from posezoo.models.partaware.genotype import Genotype
+from posezoo.models.partaware.network import PartAwareNetwork, fixed_cells
 from posezoo.models.partaware.operations import RECEPTIVE_FIELDS
 from posezoo.models.partaware.supernet import SuperNetwork
 from posezoo.skeletons import Skeleton
@@ -34,39 +36,72 @@ def planted(count: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.exp(-(column + row) / 2), (target + 0.5) / 16 - 0.5
 
 
-def wide_shares(seed: int, steps: int = 300) -> dict[str, float]:
-    """Weight of the operations with a view of nine cells or more, for each group, after a search."""
+GROUPS = {"a": ("near",), "b": ("far",)}
+HEAD: dict[str, Any] = {"output_stride": 1, "depth_bins": 1}
+WIDTH = 16
+
+
+def losses(network: nn.Module, count: int, g: torch.Generator) -> Tensor:
+    """L1 of both joints on new pictures, normalised coordinates."""
+    image, target = planted(count, g)
+    return (network(image).coords[..., :2] - target).abs().sum(-1).mean(0)  # type: ignore[no-any-return]
+
+
+def search(seed: int, steps: int = 300, warmup: int = 50) -> SuperNetwork:
+    """A search from one seed; the architecture begins to learn after the warm-up."""
     torch.manual_seed(seed)
     g, encoder = torch.Generator().manual_seed(seed), Pixels()
-    groups, head = {"a": ("near",), "b": ("far",)}, {"output_stride": 1, "depth_bins": 1}
     arch_options: dict[str, Any] = {"edge_weights": False}
-    network = SuperNetwork(encoder, groups, TOY, [16], OPERATIONS, 3, 1, False, arch_options, **head)  # type: ignore[arg-type]
+    network = SuperNetwork(encoder, GROUPS, TOY, [WIDTH], OPERATIONS, 3, 1, False, arch_options, **HEAD)  # type: ignore[arg-type]
     arch = list(network.arch.parameters())
     weights = [p for name, p in network.named_parameters() if not name.startswith("arch.")]
     optimizer = torch.optim.Adam(weights, lr=5e-3)
     arch_optimizer = torch.optim.Adam(arch, lr=0.03, betas=(0.5, 0.999))
-
-    def loss() -> Tensor:
-        image, target = planted(16, g)
-        return (network(image).coords[..., :2] - target).abs().sum(-1).mean(0).sum()
-
     for step in range(steps):
-        if step >= 50:
-            for parameter, gradient in zip(arch, first_order(loss(), arch), strict=True):
+        if step >= warmup:
+            for parameter, gradient in zip(arch, first_order(losses(network, 16, g).sum(), arch), strict=True):
                 parameter.grad = gradient
             arch_optimizer.step()
         optimizer.zero_grad()
-        loss().backward()
+        losses(network, 16, g).sum().backward()
         optimizer.step()
         arch_optimizer.zero_grad()
+    return network
+
+
+def wide_share(network: SuperNetwork, group: str) -> float:
+    """Weight of the operations with a view of nine cells or more."""
     wide = [number for number, name in enumerate(OPERATIONS) if RECEPTIVE_FIELDS[name] >= 9]
-    return {
-        group: float(network.arch.alpha[f"{group}/0"].detach().softmax(-1)[:, wide].sum(1).mean()) for group in "ab"
-    }
+    return float(network.arch.alpha[f"{group}/0"].detach().softmax(-1)[:, wide].sum(1).mean())
+
+
+def retrained(cells: dict[str, Any], seed: int, steps: int = 150) -> float:
+    """Error of a derived network on new pictures, cells of 16, summed over both joints."""
+    torch.manual_seed(seed)
+    g, genotype = torch.Generator().manual_seed(1000 + seed), Genotype(GROUPS, cells, None, {}, ())
+    network = PartAwareNetwork(Pixels(), GROUPS, TOY, [WIDTH], fixed_cells(genotype, 1), **HEAD)  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses(network, 16, g).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        return 16 * float(losses(network.eval(), 256, torch.Generator().manual_seed(7)).sum())
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(6000)
 def test_a_joint_beside_its_cue_gets_wider_operations() -> None:
-    """Measured: 0.497 against 0.350 (seed 0); the dossier asks for 0.15 more, to be calibrated."""
-    found = [wide_shares(seed) for seed in range(3)]
-    assert sum(shares["b"] - shares["a"] for shares in found) / 3 > 0.05
+    """Measured: 0.497 against 0.350 (seed 0); the dossier asks for 0.15 more, to be calibrated.
+
+    Its other half, that each group's own cell (A3) beats the other group's (A4), is printed and not asserted: both solve
+    this toy to a tenth of a cell, and the sign of the difference changed with the size that we tried.
+    """
+    gaps = []
+    for seed in range(3):
+        network = search(seed)
+        shares, cells = [wide_share(network, group) for group in "ab"], network.derive()
+        own, permuted = (retrained(c, seed) for c in (cells, {"a": cells["b"], "b": cells["a"]}))
+        print(f"seed {seed}: wide a {shares[0]:.3f}, b {shares[1]:.3f}; error A3 {own:.3f}, A4 {permuted:.3f} cells")
+        gaps.append(shares[1] - shares[0])
+    assert sum(gaps) / 3 > 0.05

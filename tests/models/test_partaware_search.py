@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,6 +245,7 @@ def test_the_estimator_keeps_the_contract(arguments: dict[str, Any]) -> None:
         ({"order": 3}, "--model.order must be 1 or 2"),
         ({"arch_warmup": -1}, "--model.arch_warmup must not be negative"),
         ({"lookahead": 0.0}, "--model.lookahead must be positive"),
+        ({"order": 2, "recompute": True}, "set --model.recompute false"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
@@ -404,6 +406,29 @@ def test_schedules_that_wait_for_a_score_are_refused() -> None:
         tiny(optimizer=torch.optim.SGD, lr_scheduler=plateau).configure_optimizers()
 
 
+def test_a_search_that_collapses_to_identities_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two epochs in a row; one with fewer identities starts the count again, and warm-up does not count."""
+    model = tiny(skip_patience=2, arch_warmup=1)
+    trainer = SimpleNamespace(should_stop=False, is_global_zero=True, current_epoch=0)
+    model._trainer = trainer  # type: ignore[assignment]
+    skip = NAMES.index("skip_connect")
+
+    def prefer(value: float, epoch: int) -> int:
+        trainer.current_epoch = epoch
+        for alpha in model.network.arch.alpha.values():
+            alpha.data[:, skip] = value
+        return model._watch_skips()
+
+    assert prefer(9.0, epoch=0) == 5  # of six: one always gets a convolution
+    assert prefer(9.0, epoch=1) == 5
+    assert prefer(-9.0, epoch=2) == 0
+    assert prefer(9.0, epoch=3) == 5
+    assert not trainer.should_stop
+    prefer(9.0, epoch=4)
+    assert trainer.should_stop
+    assert "would win 5 edges of a cell for 2 epochs" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- memory (T12)
 
 
@@ -432,6 +457,26 @@ def test_a_search_keeps_less_than_450_mib_an_image() -> None:
     assert parameters / 1e6 == pytest.approx(3.3, abs=0.05)
     mib = saved_bytes(model, synthetic_batch(2, "hemlets18", 256)) / 2 / 2**20
     assert 300 < mib <= 450
+
+
+def test_recomputed_cells_keep_less_than_half_of_it() -> None:
+    """Measured: 202 MiB; what the finest cells keep is their input."""
+    model = PartAwareSearch(recompute=True).train()
+    assert saved_bytes(model, synthetic_batch(2, "hemlets18", 256)) / 2 / 2**20 < 431 / 2
+
+
+def test_recomputing_changes_neither_gradients_nor_statistics() -> None:
+    batch = synthetic_batch(2, "h36m17", 64)
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = tiny(widths=[8, 8], recompute=recompute).train()
+        model.losses(model.estimate(batch), batch)["volume"].backward()
+        found = {f"gradient of {name}": p.grad for name, p in model.named_parameters()}
+        results.append(found | dict(model.named_buffers()))
+    for name, value in results[0].items():
+        assert (value is None) == (results[1][name] is None), name
+        assert value is None or torch.equal(value, results[1][name]), name
 
 
 # ---------------------------------------------------------------- specialisation (T11)

@@ -140,3 +140,9 @@ def test_its_recipe_keeps_the_checkpoint_of_the_smallest_root_error(tmp_path: Pa
     assert not main(["fit", *arguments, "--trainer.logger.init_args.name=", "--trainer.enable_progress_bar=false"])
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("best*.ckpt")
     assert checkpoint.name.startswith("best-step2-mrpe")
+
+    # Trained on hemlets18, scored on another skeleton: it predicts the root, which every skeleton has.
+    test = ["test", f"--ckpt_path={checkpoint}", "--model.skeleton=h36m17", "--trainer.devices=1"]
+    test += [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.logger.init_args.version=test"]
+    assert not main([*test, "--trainer.logger.init_args.name=", "--trainer.enable_progress_bar=false"])
+    assert (tmp_path / "test" / "metrics.json").is_file()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from posezoo.errors import PoseZooError, did_you_mean
+from posezoo.light import import_without
 
 STRIDES = (4, 8, 16, 32)
 
@@ -182,7 +183,8 @@ def _offset(body: nn.Module, stride: int, centered: bool) -> float:
 
 def _create_full(name: str, pretrained: bool, stride: int | None = None) -> nn.Module:
     """The network as it was published; families that we do not know are asked for a stride by timm's own option."""
-    import timm
+    with import_without("wandb"):  # timm's logging helpers would load it, for two seconds
+        import timm
 
     if name in OWN_BACKBONES:
         if pretrained:
@@ -219,7 +221,7 @@ def load_backbone_weights(body: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise PoseZooError(f"No backbone weights at {path}; check --model.backbone_weights.")
-    state = _read_tensors(path)
+    state = read_tensors(path)
     wanted = body.state_dict()
     wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
     wrong = [k for k in wrong if not k.endswith("num_batches_tracked")]
@@ -231,7 +233,12 @@ def load_backbone_weights(body: nn.Module, path: Path) -> None:
     body.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file (.safetensors, .pt, .pth), without running code from it.
+
+    Raises:
+        PoseZooError: It cannot be read so.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -5,19 +5,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from posezoo.data.crop import BoxKind, CropKind
 from posezoo.errors import PoseZooError
+from posezoo.models.lightning import LightningModule, LRSchedulerCallable, OptimizerCallable
+from posezoo.plugins import load_installed_plugins
 from posezoo.skeletons import Skeleton, get_skeleton
 from posezoo.structures import Batch, Prediction
 
@@ -25,7 +25,7 @@ from posezoo.structures import Batch, Prediction
 NOT_SAVED = ("optimizer", "lr_scheduler", "backbone_weights")
 
 
-class PoseEstimator(pl.LightningModule, ABC):
+class PoseEstimator(LightningModule, ABC):
     """Base class of all methods.
 
     A subclass builds `self.network`, and implements `estimate` and `losses`. It owns the facts about its input:
@@ -41,6 +41,7 @@ class PoseEstimator(pl.LightningModule, ABC):
     """
 
     network: nn.Module
+    predicts_joints: ClassVar[bool] = True  # False: only the root, so weights are good for any skeleton
 
     def __init__(
         self,
@@ -81,6 +82,17 @@ class PoseEstimator(pl.LightningModule, ABC):
     def loss_weights(self) -> dict[str, float]:
         """Weight of each loss term; 1 for those not named."""
         return {}
+
+    def channel_names(self) -> dict[str, tuple[int, list[str]]]:
+        """Tensors that belong to single joints: name in the state dict -> (axis, what each entry along it stands for).
+
+        An entry is named "JOINT WHAT" (or "PARENT>CHILD WHAT"). Fine-tuning on another skeleton carries entries over by
+        these names; a tensor that is not here has to fit as it is.
+        """
+        return {}
+
+    def prepare_fine_tuning(self) -> None:
+        """Called on loaded weights before they are trained on other data: forget what that data shall decide anew."""
 
     def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler | None]:
         """The method's published optimiser and its per-step schedule, for a run of `total_steps`."""
@@ -159,6 +171,32 @@ class PoseEstimator(pl.LightningModule, ABC):
                 "or choose --model.optimizer and --model.lr_scheduler yourself."
             )
         return int(steps)
+
+    def on_train_start(self) -> None:
+        """Refuse a schedule that ends before the run, where it is cheap: torch would raise in the middle of it.
+
+        Raises:
+            PoseZooError: Naming both lengths.
+        """
+        steps = self.scheduled_steps()
+        for config in self.trainer.lr_scheduler_configs:
+            end, name = getattr(config.scheduler, "total_steps", None), type(config.scheduler).__name__
+            if end is None or config.interval != "step" or steps <= end:
+                continue
+            length = f"but the run makes {steps:.0f}" if steps < float("inf") else "but the run has no end"
+            raise PoseZooError(
+                f"The schedule {name} ends after {end} steps, {length}: "
+                + (
+                    f"a resumed run keeps its schedule, so set --trainer.max_steps {end}, or begin a new run from the "
+                    "weights with --weights PATH instead of --ckpt_path."
+                    if self.trainer.ckpt_path
+                    else f"set --model.lr_scheduler.total_steps to the length of the run, or --trainer.max_steps {end}."
+                )
+            )
+
+    def scheduled_steps(self) -> float:
+        """How often a per-step schedule is stepped in the whole run; infinite for a run without an end."""
+        return float(self.trainer.estimated_stepping_batches)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in torch, but weights of another model are one sentence.
@@ -244,15 +282,15 @@ def estimator_class(checkpoint: dict[str, Any], path: Path) -> type[PoseEstimato
     Raises:
         PoseZooError: The checkpoint does not name one that can be imported.
     """
-    from posezoo.errors import did_you_mean
-
     name = checkpoint.get("hyper_parameters", {}).get("_class_path") or checkpoint.get("posezoo_class")
     if not name:
         raise PoseZooError(f"{path} was not written by a posezoo model: it does not name its class.")
-    known = PoseEstimator.known_methods()
-    cls = known.get(name.rpartition(".")[2])
+    if name.rpartition(".")[2] not in PoseEstimator.known_methods():
+        load_installed_plugins()  # read from Python, where no command line has imported them
+    cls = PoseEstimator.known_methods().get(name.rpartition(".")[2])
     if cls is None:
         raise PoseZooError(
-            f"{path} needs the class {name}, which is not installed: {did_you_mean(name.rpartition('.')[2], known)}"
+            f"{path} needs the class {name}, which is not installed: install the plug-in that it comes from "
+            "(`posezoo list plugins` names those that are)."
         )
     return cls

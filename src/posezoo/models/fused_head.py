@@ -54,7 +54,7 @@ def can_fuse(conv: nn.Conv2d, features: Tensor, num_joints: int) -> bool:
     # A hook or a parametrisation on the convolution would be passed over.
     plain = plain and type(conv) is nn.Conv2d and not (conv._forward_hooks or conv._forward_pre_hooks)
     cells = conv.out_channels // num_joints * features.shape[-2:].numel()
-    return plain and prefers_fused(features, cells, num_joints * len(features))
+    return plain and prefers_fused(features, cells, num_joints * features.shape[0])  # len() would fix the batch size
 
 
 class _FusedHead(torch.autograd.Function):

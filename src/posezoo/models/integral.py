@@ -11,7 +11,6 @@ divided by the batch, depth over 2000 mm times the box's scale, Adam and its ste
 from typing import Literal
 
 from jaxtyping import UInt8
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from posezoo.data.crop import BoxKind, CropKind
@@ -19,6 +18,7 @@ from posezoo.heatmaps import Grid
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED
 from posezoo.models.heads import DeconvTower, VolumeOutput, VolumetricHead, check_head_sizes
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
 from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
 

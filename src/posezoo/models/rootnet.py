@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -25,6 +24,7 @@ from posezoo.lifting import back_project
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED, PoseEstimator
 from posezoo.models.heads import CONVENTIONS, DeconvTower, check_head_sizes, init_head
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
 from posezoo.structures import Batch, Prediction
 
 _METRE = 1000.0  # mm
@@ -101,6 +101,7 @@ class RootNet(PoseEstimator):
     """
 
     network: RootNetwork
+    predicts_joints = False
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -18,6 +17,7 @@ from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.lifting import back_project, root_depth_from_bones
 from posezoo.models.base import PoseEstimator
 from posezoo.models.heads import VolumeOutput, get_convention
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
 from posezoo.skeletons import Skeleton
 from posezoo.structures import Batch, Prediction
 
@@ -129,13 +129,13 @@ class VolumetricPose(PoseEstimator):
     def depth_range(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Depth that the volume of each sample spans, mm."""
         if not self.depth_follows_zoom:
-            return batch["intrinsics"].new_full((len(batch["image"]),), self.depth_mm)
+            return batch["intrinsics"].new_full(batch["image"].shape[:1], self.depth_mm)
         return self.depth_mm * box_share(batch, self.image_size, self.box, self.root)
 
     def _root_depth(self, pixels: Tensor, depth_rel: Tensor, batch: Batch) -> tuple[Tensor, str]:
         """Depth of the root of each sample, mm, and where it comes from."""
         if isinstance(self.root_depth, float):
-            return depth_rel.new_full((len(depth_rel),), self.root_depth), f"{self.root_depth:g} mm for everybody"
+            return depth_rel.new_full(depth_rel.shape[:1], self.root_depth), f"{self.root_depth:g} mm for everybody"
         if self.root_depth == "bone_length" or self.training:  # no loss reads it, and RootNet costs time
             bones = self.skeleton.bones
             found = root_depth_from_bones(pixels, depth_rel, batch["intrinsics"], bones, self.bone_lengths)
@@ -172,6 +172,16 @@ class VolumetricPose(PoseEstimator):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Keep the mean bone lengths of the training labels; they are stored with the weights."""
         self.count_bones(batch["joints3d"], batch["valid3d"])
+
+    def channel_names(self) -> dict[str, tuple[int, list[str]]]:
+        """The bones, and what a subclass adds."""
+        joints = self.skeleton.joints
+        bones = [f"{joints[parent]}>{joints[child]} length" for parent, child in self.skeleton.bones]
+        return {"bone_lengths": (0, bones), "bone_counts": (0, bones)}
+
+    def prepare_fine_tuning(self) -> None:
+        """The mean bone lengths shall be those of the new data, not of both."""
+        self.bone_counts.zero_()
 
     def count_bones(self, joints3d: Float[Tensor, "batch joints 3"], valid3d: Bool[Tensor, "batch joints"]) -> None:
         """Add labels (mm) to the running mean of each bone's length."""

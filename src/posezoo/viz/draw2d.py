@@ -4,11 +4,13 @@ Images are uint8 [H,W,3] RGB; an integer coordinate is a pixel centre. Nothing i
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posezoo.errors import PoseZooError
 from posezoo.skeletons import Skeleton
 
 Image = NDArray[np.uint8]
@@ -149,6 +151,21 @@ def tile(images: Sequence[Image], columns: int, gap: int = 4, background: Colour
         left = gap + (i % columns) * (width + gap) + (width - image.shape[1]) // 2
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
+
+
+def write_picture(path: Path, image: Image) -> None:
+    """Write RGB pixels in the format that the file's ending names.
+
+    Raises:
+        PoseZooError: OpenCV cannot write that format.
+    """
+    import cv2
+
+    try:
+        _, data = cv2.imencode(path.suffix or ".", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise PoseZooError(f"cannot write a picture to {path}: use the ending .png or .jpg.") from error
+    path.write_bytes(data.tobytes())
 
 
 def _extent(points: NDArray[np.float64]) -> float:

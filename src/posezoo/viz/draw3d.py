@@ -29,6 +29,7 @@ _GRID: Colour = (216, 216, 210)
 _SHADOW: Colour = (226, 226, 221)
 _LABEL: Colour = (120, 120, 124)
 _SQUARE = 500.0  # mm
+_MOST_SQUARES = 24  # from the middle of the ground to its rim
 _HEAD_RADIUS = 95.0  # mm
 _SUPERSAMPLING = 3  # thin lines are drawn large and averaged; OpenCV's own antialiasing frays at one pixel
 _SHIFT = 4  # OpenCV draws at 1/16 pixel
@@ -50,7 +51,7 @@ def view_rotation(view: str, up: Sequence[float] = (0.0, -1.0, 0.0)) -> Points:
     around = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
     cos, sin = np.cos(pitch), np.sin(pitch)
     tilt = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
-    rotation: Points = tilt @ around @ _levelling(up)
+    rotation: Points = tilt @ around @ levelling(up)
     return rotation
 
 
@@ -84,11 +85,53 @@ def draw_pose3d(
         [height, width, 3] RGB.
     """
     poses = [_Pose.of(joints3d, valid, skeleton)]
-    if reference is not None:
-        poses.append(_Pose.of(reference, reference_valid, skeleton))
+    references = [] if reference is None else [_Pose.of(reference, reference_valid, skeleton)]
+    return _draw(_Scene.of(poses, references, up), size, views, up, span, labels)
+
+
+def draw_people3d(
+    joints3d: NDArray[Any],
+    skeleton: Skeleton,
+    size: tuple[int, int] = (960, 480),
+    views: Sequence[str] = ("front", "side"),
+    span: float | None = None,
+    up: Sequence[float] = (0.0, -1.0, 0.0),
+    labels: bool = True,
+    names: Sequence[str] = (),
+    around: NDArray[Any] | None = None,
+) -> Image:
+    """Draw several people in one 3D scene from several sides: near limbs cover far ones, whosoever they are.
+
+    Args:
+        joints3d: [N,J,3] mm, camera frame, absolute; joints that are not finite are left out.
+        skeleton: Names and bones of the joints.
+        size: (width, height) of the whole picture, px.
+        views: Names from `VIEWS`.
+        span: Millimetres over the height of a view; fitted to the people when None. Give it to compare.
+        up: The direction against gravity, in the camera frame.
+        labels: Write the name of each view in its corner.
+        names: Of the people, written above their heads.
+        around: [M,3] mm: show these points instead of fitting the view to the people; for the frames of a video.
+
+    Returns:
+        [height, width, 3] RGB.
+    """
+    poses = [_Pose.of(joints, None, skeleton) for joints in joints3d]
+    for pose, name in zip(poses, names, strict=bool(names)):
+        pose.name = name
+    return _draw(_Scene.of(poses, [], up, around), size, views, up, span, labels)
+
+
+def _draw(
+    scene: "_Scene",
+    size: tuple[int, int],
+    views: Sequence[str],
+    up: Sequence[float],
+    span: float | None,
+    labels: bool,
+) -> Image:
     edges = np.linspace(0, size[0], len(views) + 1).round().astype(int)
     widths = [int(width) for width in np.diff(edges)]
-    scene = _Scene.of(poses, up)
     rotations = [view_rotation(view, up) for view in views]
     scale = size[1] / span if span else scene.scale_to_fit(rotations, min(widths), size[1])
     panels = []
@@ -100,11 +143,12 @@ def draw_pose3d(
     return np.hstack(panels)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pose:
     joints: Points
     drawable: NDArray[np.bool_]
     skeleton: Skeleton
+    name: str = ""
 
     @classmethod
     def of(cls, joints: NDArray[Any], valid: NDArray[np.bool_] | None, skeleton: Skeleton) -> "_Pose":
@@ -125,22 +169,25 @@ class _Scene:
     """Poses with the middle of their bounding box and the ground under them; `level` has y along gravity."""
 
     poses: list[_Pose]
+    references: list[_Pose]  # drawn over the others, thin
+    shown: Points  # that the view is fitted to, camera frame
     level: Points
     centre: Points  # camera frame
     floor: float  # along gravity, from the centre
 
     @classmethod
-    def of(cls, poses: list[_Pose], up: Sequence[float]) -> "_Scene":
-        level = _levelling(up)
-        points = np.concatenate([pose.joints[pose.drawable] for pose in poses]) @ level.T
-        if not len(points):
-            points = np.zeros((1, 3))
+    def of(
+        cls, poses: list[_Pose], references: list[_Pose], up: Sequence[float], around: NDArray[Any] | None = None
+    ) -> "_Scene":
+        level = levelling(up)
+        shown = _points([*poses, *references]) if around is None else np.asarray(around, np.float64)
+        points = shown @ level.T if len(shown) else np.zeros((1, 3))
         middle = (points.min(0) + points.max(0)) / 2
-        return cls(poses, level, level.T @ middle, float(points[:, 1].max() - middle[1]))
+        return cls(poses, references, shown, level, level.T @ middle, float(points[:, 1].max() - middle[1]))
 
     def scale_to_fit(self, rotations: Sequence[Points], width: int, height: int) -> float:
         """Pixels per mm at which every view shows all of the poses."""
-        points = np.concatenate([pose.joints[pose.drawable] for pose in self.poses]) - self.centre
+        points = self.shown - self.centre
         if not len(points):
             return height / 2000
         reach = np.abs(np.stack([points @ rotation.T for rotation in rotations])).max((0, 1))
@@ -155,8 +202,11 @@ class _Scene:
 
     def grid(self) -> Points:
         """Lines [n,2,3] of the ground grid around the poses, from the centre in the camera frame."""
-        steps = np.arange(-2, 3) * _SQUARE
-        low, high = np.full(5, steps[0]), np.full(5, steps[-1])
+        level = (self.shown - self.centre) @ self.level.T
+        reach = float(np.abs(level[:, [0, 2]]).max()) if len(level) else 0.0
+        half = max(2, min(_MOST_SQUARES, int(np.ceil(reach / _SQUARE))))
+        steps = np.arange(-half, half + 1) * _SQUARE
+        low, high = np.full(len(steps), steps[0]), np.full(len(steps), steps[-1])
         along_z = np.stack([np.stack([steps, low], 1), np.stack([steps, high], 1)], 1)
         lines = np.concatenate([along_z, along_z[..., ::-1]])
         floor = np.full((*lines.shape[:2], 1), self.floor)
@@ -179,13 +229,22 @@ class _Panel:
             self._line(self._seen(line), _GRID, 0.7 * _SUPERSAMPLING)
         gutter = 3 * _SUPERSAMPLING  # so that the grids of neighbouring views do not run into each other
         self.canvas[:, :gutter] = self.canvas[:, -gutter:] = PAPER
-        pose, *references = self.scene.poses
-        self._shadow(pose)
-        self._body(pose)
-        for reference in references:
+        for pose in self.scene.poses:
+            self._shadow(pose)
+        self._bodies()
+        for reference in self.scene.references:
             self._outline(reference)
         image: Image = cv2.resize(self.canvas, self.size, interpolation=cv2.INTER_AREA)
+        for pose in self.scene.poses:
+            self._name(image, pose)
         return image
+
+    def _name(self, image: Image, pose: _Pose) -> None:
+        """Above the highest joint."""
+        if pose.name and pose.drawable.any():
+            seen = self._seen(pose.joints[pose.drawable] - self.scene.centre) / _SUPERSAMPLING
+            u, v, _ = seen[seen[:, 1].argmin()]
+            put_text(image, pose.name, (round(u) - 6, max(12, round(v) - 12)), max(0.35, self.size[1] / 900), _LABEL)
 
     def _seen(self, points: Points) -> Points:
         """[n,3] from the centre in the camera frame -> u, v in canvas pixels and depth in mm."""
@@ -198,19 +257,25 @@ class _Panel:
         for bone in pose.bones:
             self._line(seen[list(bone)], _SHADOW, 1.3 * self.limb)
 
-    def _body(self, pose: _Pose) -> None:
+    def _bodies(self) -> None:
         """Limbs from far to near, each with a halo that parts it from what it covers; far ones are paler."""
-        seen = self._seen(pose.joints - self.scene.centre)
-        for parent, child in sorted(pose.bones, key=lambda bone: -seen[list(bone), 2].sum()):
-            ends = seen[[parent, child]]
-            colour = _faded(side_colour(pose.skeleton.joints[child], MIDDLE), ends[:, 2].mean())
+        limbs = []
+        for pose in self.scene.poses:
+            seen = self._seen(pose.joints - self.scene.centre)
+            limbs += [(pose, parent, child, seen[[parent, child]]) for parent, child in pose.bones]
+            for joint in np.flatnonzero(pose.drawable):
+                if not any(joint in bone for bone in pose.bones):
+                    limbs.append((pose, int(joint), int(joint), seen[[joint, joint]]))
+        for pose, parent, child, ends in sorted(limbs, key=lambda limb: -limb[3][:, 2].sum()):
+            colour = side_colour(pose.skeleton.joints[child], MIDDLE)
+            if parent == child:
+                self._line(ends, colour, self.limb)
+                continue
+            colour = _faded(colour, ends[:, 2].mean())
             self._halo(ends)
             self._line(ends, colour, self.limb)
             if pose.skeleton.joints[child] == "head_top":
                 self._head(pose.joints[[parent, child]], colour)
-        for joint in np.flatnonzero(pose.drawable):
-            if not any(joint in bone for bone in pose.bones):
-                self._line(seen[[joint, joint]], side_colour(pose.skeleton.joints[joint], MIDDLE), self.limb)
 
     def _halo(self, ends: Points) -> None:
         """Clear a margin along a limb, but not at its ends, where it would cut off its neighbours."""
@@ -248,7 +313,11 @@ class _Panel:
         return [(int(u), int(v)) for u, v in pixels]
 
 
-def _levelling(up: Sequence[float]) -> Points:
+def _points(poses: Sequence[_Pose]) -> Points:
+    return np.concatenate([np.zeros((0, 3)), *(pose.joints[pose.drawable] for pose in poses)])
+
+
+def levelling(up: Sequence[float]) -> Points:
     """Smallest rotation [3,3] that turns `up` to (0, -1, 0): a leaning camera becomes level."""
     start = np.asarray(up, np.float64)
     start = start / np.linalg.norm(start)

@@ -4,14 +4,13 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from posezoo.data.crop import BoxKind, CropKind
 from posezoo.errors import PoseZooError
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED
+from posezoo.models.heads import volume_names
 from posezoo.models.hemlets.network import HEMletsNetwork
 from posezoo.models.hemlets.targets import (
     MapTargets,
@@ -22,6 +21,7 @@ from posezoo.models.hemlets.targets import (
     read_polarity,
     wrong_order,
 )
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable, mean_metric
 from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
 
@@ -139,7 +139,7 @@ class HEMlets(VolumetricPose):
             self.convention.grid,
             detach_encoder,
         )
-        self.polarity_accuracy = MeanMetric()
+        self.polarity_accuracy = mean_metric()
         self._wrong_order: Tensor | None = None
 
     # ------------------------------------------------------------------------------------------------- training
@@ -158,6 +158,20 @@ class HEMlets(VolumetricPose):
     def loss_weights(self) -> dict[str, float]:
         """L_tot = L_3D + alpha (L_2D + L_HEM)."""
         return {"joint_maps": self.alpha, "triplets": self.alpha * self.triplet_weight}
+
+    def channel_names(self) -> dict[str, tuple[int, list[str]]]:
+        """Bones, maps (made by one layer, read by the next) and volumes."""
+        joints, states = self.skeleton.joints, (-1, 0, 1) if self.states == 3 else (-1, 1)
+        maps = [f"{joint} map" for joint in joints]
+        maps += [f"{joints[p]}>{joints[c]} polarity {state}" for p, c in self.parts.pairs for state in states]
+        volumes = volume_names(joints, int(self.hparams["depth_bins"]))
+        last = f"network.tail.{len(self.network.tail) - 1}"
+        return (
+            super().channel_names()
+            | {f"network.map_branch.conv.{kind}": (0, maps) for kind in ("weight", "bias")}
+            | {"network.encoder.0.weight": (1, maps)}
+            | {f"{last}.{kind}": (0, volumes) for kind in ("weight", "bias")}
+        )
 
     def split_maps(
         self, maps: Float[Tensor, "batch channels rows columns"]

@@ -4,6 +4,8 @@ Zhou, Han, Jiang, Jia, Lu: HEMlets Pose: Learning Part-Centric Heatmap Triplets 
 ICCV 2019. The layers are those of the authors' released inference code (section 3 of README.md beside this file).
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -76,7 +78,8 @@ class HEMletsNetwork(nn.Module):
     def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> VolumeOutput:
         """Coordinates and maps of uint8 RGB crops (or float crops in 0..1)."""
         maps, hidden = self._maps_and_hidden(image)
-        coords, scores = locate(self.tail[-1], hidden, self.num_joints, self.grid, scored=not self.training)
+        last = cast(nn.Conv2d, self.tail[-1])
+        coords, scores = locate(last, hidden, self.num_joints, self.grid, scored=not self.training)
         return VolumeOutput(coords, scores, maps)
 
     def maps_and_volume(

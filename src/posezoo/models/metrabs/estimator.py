@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -16,6 +15,7 @@ from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.lifting import Perspective, inside_window, reconstruct_absolute
 from posezoo.models.backbones import Backbone, batch_norms
 from posezoo.models.base import NOT_SAVED, PoseEstimator
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
 from posezoo.models.metrabs.losses import PROFILES, LossContext, split_by_label
 from posezoo.models.metrabs.network import Heads, MeTRAbsNetwork
 from posezoo.structures import Batch, Prediction
@@ -49,6 +49,9 @@ class MeTRAbs(PoseEstimator):
         learning_rate: Base learning rate of the published schedule; None for the profile's.
         bn_momentum: BatchNorm momentum; None keeps the backbone's. Our default for long runs is 0.01.
         freeze_bn_steps: Steps at the end of training with BatchNorm in inference mode (the 2023 code: 1000).
+        points: Points that the heads predict where these are not the joints; the joints are then combinations of them,
+            fixed in the buffer `joint_transform`, as in some released weights. None: one point for each joint.
+        cell_shift: px added to what every heatmap cell stands for: 16 for the released 256 px weights, else 0.
         backbone_weights: None, "imagenet" or a file.
         crop: Kind of the crop camera.
         box: What is cropped.
@@ -77,6 +80,8 @@ class MeTRAbs(PoseEstimator):
         learning_rate: float | None = None,
         bn_momentum: float | None = None,
         freeze_bn_steps: int = 0,
+        points: int | None = None,
+        cell_shift: float = 0.0,
         backbone_weights: str | None = None,
         crop: CropKind = "look_at",
         box: BoxKind = "annotation",
@@ -90,9 +95,15 @@ class MeTRAbs(PoseEstimator):
             raise PoseZooError(
                 f"Unknown perspective '{perspective}': {did_you_mean(perspective, get_args(Perspective))}"
             )
+        if points is not None and profile == "paper":
+            raise PoseZooError("--model.profile paper scores each joint's own heatmap: leave out --model.points.")
         self.save_hyperparameters(ignore=list(NOT_SAVED))
         body = Backbone(backbone, stride, stride_test, centered_stride, backbone_weights, bn_momentum)
-        self.network = MeTRAbsNetwork(body, len(self.skeleton), image_size, depth_bins, box_mm)
+        joints = len(self.skeleton)
+        self.points = points
+        self.network = MeTRAbsNetwork(body, points or joints, image_size, depth_bins, box_mm, cell_shift)
+        if points is not None:
+            self.register_buffer("joint_transform", torch.eye(points, joints))
         self.loss_profile = PROFILES[profile](absolute_start, absolute_weight)
         self.perspective, self.weak_steps, self.ridge = perspective, weak_steps, ridge
         self.learning_rate = learning_rate or BASE_LR[profile]
@@ -108,22 +119,36 @@ class MeTRAbs(PoseEstimator):
         self.register_load_state_dict_post_hook(_recall_steps)
 
     steps_trained: Tensor
+    joint_transform: Tensor  # [points, joints]; with `points` only
 
     def estimate(self, batch: Batch) -> Prediction:
         """Heads, then absolute joints in the crop-camera frame, mm."""
         heads = self._heads(batch)
         inside = inside_window(heads.coords2d.detach(), *self.window)
         joints3d = self._reconstruct(heads, batch["intrinsics"], inside)
+        joints2d, scores = heads.coords2d, heads.scores
+        if self.points is not None:
+            joints3d, joints2d, scores = self._combined(joints3d, scores, batch["intrinsics"])
         relative = heads.coords3d if self.loss_profile.relative_from_head else joints3d
         aux = {"coords2d": heads.coords2d, "coords3d": heads.coords3d} if self.training else {}
         return Prediction(
             joints3d=joints3d,
             joints3d_rel=relative - relative[:, self.root, None],
-            joints2d=heads.coords2d,
-            scores=heads.scores,
+            joints2d=joints2d,
+            scores=scores,
             root_depth_source=f"metric reconstruction ({self._perspective()} perspective)",
             aux=aux,
         )
+
+    def _combined(self, points: Tensor, scores: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Joints (mm), their projections (px) and scores, from the points that they are combinations of."""
+        with torch.autocast(points.device.type, enabled=False):
+            share = self.joint_transform.float()
+            joints = (points.mT @ share).mT
+            rays = joints / joints[..., 2:].clamp(min=1.0)
+            pixels = (rays @ intrinsics.float().mT)[..., :2]
+            weight = share.abs() / share.abs().sum(0).clamp(min=1e-6)
+            return joints, pixels, scores.float() @ weight
 
     def _heads(self, batch: Batch) -> Heads:
         """Decoded heads; the paper's profile runs 2D-only samples separately, with batch statistics of their own."""
@@ -155,6 +180,15 @@ class MeTRAbs(PoseEstimator):
     def loss_weights(self) -> dict[str, float]:
         """The profile's weights."""
         return self.loss_profile.weights
+
+    def channel_names(self) -> dict[str, tuple[int, list[str]]]:
+        """The head's channels: J heatmaps, then (depth, joint) with depth slow."""
+        if self.points is not None:
+            return {}  # points are no joints
+        joints, bins = self.skeleton.joints, self.network.depth_bins
+        names = [f"{joint} heatmap" for joint in joints]
+        names += [f"{joint} depth {d} of {bins}" for d in range(bins) for joint in joints]
+        return {f"network.head.{kind}": (0, names) for kind in ("weight", "bias")}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Count steps, and stop moving BatchNorm statistics near the end where asked."""

@@ -21,7 +21,7 @@ class Heads:
     Attributes:
         coords2d: [B, J, 2] crop px.
         coords3d: [B, J, 3] mm; crop-camera axes, origin at a corner of the metric box, so without meaning.
-        scores: [B, J] in 0..1: how much of the 2D heatmap's mass lies at its mode.
+        scores: [B, J] in 0..1: geometric mean of how much of each heatmap's mass lies at its mode.
     """
 
     coords2d: Float[Tensor, "batch joints 2"]
@@ -38,6 +38,8 @@ class MeTRAbsNetwork(nn.Module):
         image_size: Side S of the crop, px.
         depth_bins: Cells of the metric volume along depth.
         box_mm: Side of the metric volume, mm; the crop's S px span it along x and y.
+        cell_shift: px added to what every cell stands for. 16 for released weights that were trained without centred
+            striding but decoded as if with it (section 3); 0 otherwise.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class MeTRAbsNetwork(nn.Module):
         image_size: int = 256,
         depth_bins: int = 8,
         box_mm: float = 2200.0,
+        cell_shift: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_joints, self.image_size = num_joints, image_size
-        self.depth_bins, self.box_mm = depth_bins, box_mm
+        self.depth_bins, self.box_mm, self.cell_shift = depth_bins, box_mm, cell_shift
         self.head = nn.Conv2d(backbone.channels, num_joints * (1 + depth_bins), kernel_size=1)
 
     def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> Heads:
@@ -71,11 +74,14 @@ class MeTRAbsNetwork(nn.Module):
             unit3d = soft_argmax(volume, 3)
             xy = self._to_pixels(unit3d[..., :2], logits) * (self.box_mm / self.image_size)
             coords3d = torch.cat([xy, unit3d[..., 2:] * self.box_mm], -1)
-            return Heads(coords2d, coords3d, heatmap_confidence(flat.detach(), 2))
+            # Both heads must be sure of a joint: neither is right about the pose alone.
+            sure = heatmap_confidence(flat.detach(), 2) * heatmap_confidence(volume.detach(), 3)
+            return Heads(coords2d, coords3d, sure.sqrt())
 
     def _to_pixels(self, unit: Tensor, logits: Tensor) -> Tensor:
         """Positions 0..1 between the first and the last cell, to px."""
         stride, offset = self.backbone.cell_grid()
+        offset = offset + self.cell_shift
         last_row, last_column = logits.shape[-2] - 1, logits.shape[-1] - 1
         x, y = unit.unbind(-1)
         return torch.stack([x * (last_column * stride) + offset, y * (last_row * stride) + offset], -1)

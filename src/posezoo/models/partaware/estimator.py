@@ -1,9 +1,8 @@
 """The part-aware estimator: a network built from a genotype, trained like Integral Pose."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
@@ -12,9 +11,17 @@ from posezoo.data.crop import BoxKind, CropKind
 from posezoo.errors import PoseZooError
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
 from posezoo.models.partaware.cost import Cost, fit_widths, measure
 from posezoo.models.partaware.genotype import Genotype, control_genotype, load_genotype
-from posezoo.models.partaware.network import CellInputs, Encoder, PartAwareNetwork, check_image_size, fixed_cells
+from posezoo.models.partaware.network import (
+    CellInputs,
+    Encoder,
+    PartAwareNetwork,
+    PartDecoder,
+    check_image_size,
+    fixed_cells,
+)
 from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
 
@@ -139,6 +146,15 @@ class PartAware(VolumetricPose):
     def cost(self) -> Cost:
         """Parameters and multiply-accumulates of one crop."""
         return self._cost_at(self.widths)
+
+    def channel_names(self) -> dict[str, tuple[int, list[str]]]:
+        """Bones, and the volumes of each group's joints."""
+        found = super().channel_names()
+        for group, joints in self.network.groups.items():
+            decoder = cast(PartDecoder, self.network.decoders[group])
+            volumes = decoder.head.channel_names(joints)
+            found |= {f"network.decoders.{group}.head.conv.{kind}": (0, volumes) for kind in ("weight", "bias")}
+        return found
 
     def losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """L1 of x, y (and z where 3D is labelled)."""

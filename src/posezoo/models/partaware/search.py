@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer
@@ -24,10 +23,11 @@ from posezoo.data.crop import BoxKind, CropKind
 from posezoo.errors import PoseZooError
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED
+from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
 from posezoo.models.partaware.genotype import MAX_SKIPS, Genotype, load_genotype
 from posezoo.models.partaware.groups import resolve_groups
 from posezoo.models.partaware.network import CellInputs, Encoder, check_image_size
-from posezoo.models.partaware.operations import OPERATIONS
+from posezoo.models.partaware.operations import OPERATIONS, SKIP
 from posezoo.models.volumetric import VolumetricPose, integral_loss
 from posezoo.structures import Batch, Prediction
 
@@ -60,9 +60,12 @@ class PartAwareSearch(VolumetricPose):
         arch_warmup: Epochs before the architecture begins to learn.
         cost_weight: Adds so much of the loss, times the expected MACs over those of equal weights; 0 is off.
         max_skips: Identities that a derived cell may have.
+        skip_patience: Stop after so many epochs in a row in which identities would win `max_skips` or more edges of a
+            cell, which is how differentiable searches collapse; 0 never stops.
         none_counts: Let `none` take part in the ranking of edges, as in DARTS.
         clip: Largest norm of the gradient of the weights; 0 for no limit.
         encoder_lr_scale: Learning rate of the encoder over that of the decoders, in the default optimiser.
+        recompute: Recompute the finest cells in the backward pass (order 1 only): half the memory, slower.
         inputs: First input of a cell: "previous" output but one, or the encoder's "lateral" feature.
         backbone: timm model name, or one of posezoo's own (`resnet10_w32`, ...): the encoder.
         skeleton: Skeleton that is predicted.
@@ -105,9 +108,11 @@ class PartAwareSearch(VolumetricPose):
         arch_warmup: int = 10,
         cost_weight: float = 0.0,
         max_skips: int = MAX_SKIPS,
+        skip_patience: int = 0,
         none_counts: bool = False,
         clip: float = 5.0,
         encoder_lr_scale: float = 0.1,
+        recompute: bool = False,
         inputs: CellInputs = "previous",
         backbone: str = "mobilenetv2_100",
         skeleton: str = "hemlets18",
@@ -149,7 +154,14 @@ class PartAwareSearch(VolumetricPose):
         from posezoo.models.partaware.supernet import SuperNetwork
 
         self.save_hyperparameters(ignore=[*NOT_SAVED, "arch_optimizer"])
+        if recompute and order == 2:
+            raise PoseZooError(
+                "--model.recompute runs cells again with the weights as they are, but order 2 looks a step ahead of "
+                "them: set --model.recompute false or --model.order 1."
+            )
         _check_numbers(order, arch_warmup, cost_weight, max_skips, clip, lookahead)
+        if skip_patience < 0:
+            raise PoseZooError(f"--model.skip_patience must not be negative, got {skip_patience}.")
         check_image_size(image_size, output_stride, len(widths))
         self.automatic_optimization = False
         encoder = Encoder(Backbone(backbone, stride, None, centered_stride, backbone_weights, bn_momentum))
@@ -163,6 +175,7 @@ class PartAwareSearch(VolumetricPose):
             partial_k,
             share_cells,
             {"edge_weights": edge_weights, "relaxation": relaxation, "temperature": temperature},
+            recompute,
             output_stride=output_stride,
             depth_bins=depth_bins,
             grid=self.convention.grid,
@@ -174,6 +187,7 @@ class PartAwareSearch(VolumetricPose):
         self.arch_warmup, self.cost_weight, self.clip = arch_warmup, cost_weight, clip
         self.max_skips, self.none_counts, self.encoder_lr_scale = max_skips, none_counts, encoder_lr_scale
         self.arch_optimizer_factory = arch_optimizer
+        self.skip_patience, self._collapsed = skip_patience, 0  # epochs in a row
         self.best_loss, self.history = math.inf, list[dict[str, Any]]()
         self._sums = torch.zeros(0)  # of the validation losses: one for each group, and the number of samples
         self._published = -1  # epoch of the newest genotype
@@ -328,6 +342,11 @@ class PartAwareSearch(VolumetricPose):
 
         return optimizer, LambdaLR(optimizer, factor)
 
+    def scheduled_steps(self) -> float:
+        """Once per batch, whatever number of optimiser steps that is."""
+        endless = self.trainer.estimated_stepping_batches == math.inf
+        return math.inf if endless else float(self.total_batches())
+
     def total_batches(self) -> int:
         """Batches of the run. With --trainer.max_steps it counts optimiser steps: two a batch after the warm-up."""
         trainer, bounds = self.trainer, list[float]()
@@ -426,7 +445,7 @@ class PartAwareSearch(VolumetricPose):
         from posezoo.callbacks.pose_metrics import run_folder
         from posezoo.models.partaware.supernet import agreement, statistics
 
-        found = statistics(self.network)
+        found = statistics(self.network) | {"most_skips": float(self._watch_skips())}
         current = self.genotype()
         before = [load_genotype(content) for content in self.history]
         if before:
@@ -447,6 +466,22 @@ class PartAwareSearch(VolumetricPose):
         self._folder = run_folder(self.trainer)  # all ranks ask for it together
         if self.trainer.is_global_zero:
             self._write(self._folder, replace(current, search=current.search | origin), best)
+
+    def _watch_skips(self) -> int:
+        """The most identities that a cell would have without the cap; ends a search that has collapsed to them."""
+        edges = len(self.network.arch.into) * 2
+        cells = [cell for group in self.network.derive(edges, self.none_counts).values() for cell in group]
+        most = max(sum(edge.op == SKIP for node in cell for edge in node) for cell in cells)
+        collapsed = self.current_epoch >= self.arch_warmup and most >= max(1, self.max_skips)
+        self._collapsed = self._collapsed + 1 if collapsed else 0
+        if self.skip_patience and self._collapsed >= self.skip_patience:
+            self.trainer.should_stop = True
+            if self.trainer.is_global_zero:
+                print(
+                    f"The search stops: identities would win {most} edges of a cell for {self._collapsed} epochs. "
+                    "Lower the architecture's learning rate, lengthen its warm-up, or take an earlier epoch of genotypes/."
+                )
+        return most
 
     def _data(self) -> str:
         data = getattr(self.trainer, "datamodule", None)
@@ -489,13 +524,14 @@ class PartAwareSearch(VolumetricPose):
             "best_loss": self.best_loss,
             "history": self.history,
             "epoch": self._published,
+            "collapsed": self._collapsed,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
         state = checkpoint.get("partaware_search", {})
         self.best_loss, self.history = state.get("best_loss", math.inf), list(state.get("history", []))
-        self._published = state.get("epoch", -1)
+        self._published, self._collapsed = state.get("epoch", -1), state.get("collapsed", 0)
 
 
 def _check_numbers(

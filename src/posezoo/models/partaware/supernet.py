@@ -4,7 +4,8 @@ Continuous relaxation as in DARTS (Liu et al., ICLR 2019); partial channels and 
 ICLR 2020). The part-aware papers' own relaxation is not public. Nothing here is imported to train a derived network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.models.partaware.cells import Projection
@@ -62,7 +64,12 @@ class SearchCell(nn.Module):
         nodes: Intermediate nodes.
         partial: One in so many channels is mixed.
         operations: Names of the operations.
+
+    Attributes:
+        recompute: Keep only the inputs for the backward pass, which then runs the cell once more.
     """
+
+    recompute = False
 
     def __init__(
         self, in_channels: tuple[int, int], channels: int, nodes: int, partial: int, operations: Sequence[str]
@@ -81,6 +88,35 @@ class SearchCell(nn.Module):
         edge_weights: Float[Tensor, " edges"],
     ) -> Float[Tensor, "batch outputs rows columns"]:
         """Features of the given size; the weights come from `ArchParameters`."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._mix(first, second, size, weights, edge_weights)
+        given = (first, second, size, weights, edge_weights)
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": self._contexts}
+        mixed: Tensor = checkpoint(self._mix, *given, **options)
+        return mixed
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Of the first pass, and of its repetition, in which BatchNorm must not count the batch again."""
+        return nullcontext(), self._uncounted()
+
+    @contextmanager
+    def _uncounted(self) -> Iterator[None]:
+        # Momentum 0 leaves the statistics alone. Without statistics at all, other tensors would be kept than before.
+        norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked -= 1
+
+    def _mix(
+        self, first: Tensor, second: Tensor, size: tuple[int, int], weights: Tensor, edge_weights: Tensor
+    ) -> Tensor:
         states = [project(x, size) for project, x in zip(self.project, (first, second), strict=True)]
         pairs = edge_list(self.nodes)
         for node in range(INPUTS + 1, INPUTS + self.nodes + 1):
@@ -149,6 +185,7 @@ class SuperNetwork(PartAwareNetwork):
         partial: One in so many channels is mixed.
         share_cells: One architecture for all cells of a decoder, instead of one for each resolution.
         arch: Options of `ArchParameters`.
+        recompute: Recompute the finest cells, which hold most of the memory, in the backward pass.
         head: Options of `PartAwareNetwork`.
 
     Raises:
@@ -166,12 +203,15 @@ class SuperNetwork(PartAwareNetwork):
         partial: int,
         share_cells: bool,
         arch: dict[str, Any],
+        recompute: bool = False,
         **head: Any,
     ) -> None:
         _check(operations, nodes, partial, widths, arch)
 
-        def build(_group: str, _number: int, channels: tuple[int, int], width: int) -> nn.Module:
-            return SearchCell(channels, width, nodes, partial, operations)
+        def build(_group: str, number: int, channels: tuple[int, int], width: int) -> nn.Module:
+            cell = SearchCell(channels, width, nodes, partial, operations)
+            cell.recompute = recompute and number == len(widths) - 1
+            return cell
 
         super().__init__(encoder, groups, skeleton, widths, build, **head)
         self.operations, self.nodes, self.owners = list(operations), nodes, twins(groups, skeleton)
