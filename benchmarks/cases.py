@@ -19,6 +19,7 @@ MODULES = (
     "renderer",
     "train_step",
     "inference",
+    "pipeline",
     "start_up",
 )
 

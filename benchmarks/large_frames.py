@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
 from posezoo.cameras import Camera, CropCamera
-from posezoo.data.base import read_image
+from posezoo.data.base import open_image, read_image
 from posezoo.data.crop import CropDraw, CropSpec, crop_camera, make_labels, warp
 from posezoo.data.synthetic import render_sample
 from posezoo.skeletons import get_skeleton
@@ -56,7 +56,7 @@ def ours(path: Path, person: Sample, flip: bool) -> dict[str, Any]:
     """The row of a `Batch`: uint8 crop and every label."""
     skeleton = get_skeleton("h36m17")
     spec = CropSpec(skeleton, SIDE, "image_plane", "annotation")
-    image = read_image(path)
+    image = open_image(path)
     crop: CropCamera = crop_camera(person, skeleton, spec, CropDraw(flip=flip))
     row = make_labels(person, skeleton, spec, crop)
     row["image"] = torch.from_numpy(np.ascontiguousarray(warp(image, crop).transpose(2, 0, 1)))

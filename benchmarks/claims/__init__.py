@@ -1,0 +1,1 @@
+"""The papers' relative claims, tried on SyntheticPeople: `python -m benchmarks.claims --list`."""
