@@ -214,7 +214,7 @@ def distort(
 
 
 def _bent(xy: Tensor, t: _Lens) -> tuple[Tensor, Tensor]:
-    """x and y of distorted points."""
+    """X and y of distorted points."""
     gain = t.radial + t.tangential
     x, y = xy.unbind(-1)
     return x * gain + t.r2 * (t.p2 + t.s[0] + t.s[1] * t.r2), y * gain + t.r2 * (t.p1 + t.s[2] + t.s[3] * t.r2)

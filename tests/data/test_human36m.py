@@ -13,7 +13,7 @@ import torch
 
 from posezoo.data import Human36M
 from posezoo.data.human36m import ACTIONS, Human36MPeople
-from posezoo.data.human36m_cameras import find_cameras, read_cameras
+from posezoo.data.layouts.human36m_cameras import find_cameras, read_cameras
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import H36M17
 

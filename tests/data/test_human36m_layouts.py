@@ -18,8 +18,8 @@ from pickle_helpers import Attack
 from posezoo.data import Human36M
 from posezoo.data.crop import CropDraw, CropSpec, crop_camera, make_labels
 from posezoo.data.human36m import Human36MPeople, corrected, open_clips
-from posezoo.data.human36m_cameras import read_cameras
-from posezoo.data.human36m_clips import Wanted, scene_of
+from posezoo.data.layouts.human36m_cameras import read_cameras
+from posezoo.data.layouts.human36m_clips import Wanted, scene_of
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import H36M17
 

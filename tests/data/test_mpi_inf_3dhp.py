@@ -16,8 +16,8 @@ from three_dhp_helpers import SIDE, calibration, person, write_picture, write_te
 from posezoo.cameras import apply_homography
 from posezoo.data import MPIINF3DHP
 from posezoo.data.annotated import CameraPeople, fit_pinhole
-from posezoo.data.mpi_inf_3dhp_labels import ACTIVITIES, JOINTS_28, OUTDOOR_DISTORTION
-from posezoo.data.mpi_inf_3dhp_official import moving, read_calibration
+from posezoo.data.layouts.mpi_inf_3dhp_labels import ACTIVITIES, JOINTS_28, OUTDOOR_DISTORTION
+from posezoo.data.layouts.mpi_inf_3dhp_official import moving, read_calibration
 from posezoo.errors import PoseZooError
 from posezoo.metrics.protocols import get_protocol
 from posezoo.skeletons import MPI_INF_3DHP_17, MUCO21
@@ -123,7 +123,7 @@ def test_the_official_mimic_agrees_with_the_other_layout(shared: Path) -> None:
 
 @pytest.mark.shared_data
 def test_the_calibrations_of_both_layouts_are_the_same(shared: Path) -> None:
-    from posezoo.data.mpi_inf_3dhp_mmpose import read_mmpose_cameras
+    from posezoo.data.layouts.mpi_inf_3dhp_mmpose import read_mmpose_cameras
 
     text = read_calibration(shared / OFFICIAL / "S4" / "Seq2" / "camera.calibration")
     pickled = read_mmpose_cameras(shared / "data" / "mpi_inf_3dhp", "train")

@@ -16,9 +16,9 @@ from three_dhp_helpers import GREEN, SHIRT, SIDE, TROUSERS, write_picture, write
 from posezoo.data import MPIINF3DHP, MuCo3DHP
 from posezoo.data.annotated import CameraPeople
 from posezoo.data.green_screen import GreenScreen, Screens
+from posezoo.data.layouts.tables_3dmppe import Table
 from posezoo.data.muco import open_people, stand_apart
 from posezoo.data.muco_composition import CutOut, choose_people, compose, cut_out, make_composites
-from posezoo.data.tables_3dmppe import Table
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import MUCO21
 

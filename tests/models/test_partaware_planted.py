@@ -94,8 +94,8 @@ def retrained(cells: dict[str, Any], seed: int, steps: int = 150) -> float:
 def test_a_joint_beside_its_cue_gets_wider_operations() -> None:
     """Measured: 0.497 against 0.350 (seed 0); the dossier asks for 0.15 more, to be calibrated.
 
-    Its other half, that each group's own cell (A3) beats the other group's (A4), is printed and not asserted: both solve
-    this toy to a tenth of a cell, and the sign of the difference changed with the size that we tried.
+    Its other half, that each group's own cell (A3) beats the other group's (A4), is printed and not asserted: both
+    solve this toy to a tenth of a cell, and the sign of the difference changed with the size that we tried.
     """
     gaps = []
     for seed in range(3):

@@ -29,8 +29,9 @@ from posezoo.cameras import Camera
 from posezoo.data.base import PoseDataModule, PoseDataset, finite
 from posezoo.data.evaluation import Records
 from posezoo.data.files import numbered, read_npz
-from posezoo.data.human36m_cameras import FILES, CameraKey, find_cameras, pick_cameras
-from posezoo.data.human36m_clips import (
+from posezoo.data.images import SourceImage, open_image
+from posezoo.data.layouts.human36m_cameras import FILES, CameraKey, find_cameras, pick_cameras
+from posezoo.data.layouts.human36m_clips import (
     Clip,
     Clips,
     Wanted,
@@ -42,7 +43,6 @@ from posezoo.data.human36m_clips import (
     read_official,
     read_videopose3d,
 )
-from posezoo.data.images import SourceImage, open_image
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.metrics.protocols import S9_CORRECTED, S9_RELEASED, S9_SHIFTED
 from posezoo.skeletons import H36M17, conversion_weights, get_skeleton

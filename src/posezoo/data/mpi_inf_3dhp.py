@@ -17,7 +17,7 @@ import numpy as np
 from posezoo.data.annotated import CameraPeople
 from posezoo.data.base import PoseDataModule
 from posezoo.data.green_screen import GreenScreen, Screens, screened
-from posezoo.data.mpi_inf_3dhp_labels import (
+from posezoo.data.layouts.mpi_inf_3dhp_labels import (
     ACTIVITIES,
     CHEST_HIGH_CAMERAS,
     OUTDOOR_DISTORTION,
@@ -26,8 +26,8 @@ from posezoo.data.mpi_inf_3dhp_labels import (
     Labels,
     Selection,
 )
-from posezoo.data.mpi_inf_3dhp_mmpose import is_mmpose, open_mmpose_test, open_mmpose_train
-from posezoo.data.mpi_inf_3dhp_official import is_official, open_official_test, open_official_train
+from posezoo.data.layouts.mpi_inf_3dhp_mmpose import is_mmpose, open_mmpose_test, open_mmpose_train
+from posezoo.data.layouts.mpi_inf_3dhp_official import is_official, open_official_test, open_official_train
 from posezoo.errors import PoseZooError, did_you_mean
 
 

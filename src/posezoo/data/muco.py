@@ -16,7 +16,7 @@ from posezoo.data.annotated import CameraPeople, check_misfit, misfit, pinhole
 from posezoo.data.base import PoseDataModule
 from posezoo.data.boxes import grow_boxes
 from posezoo.data.files import Tally, check_images, numbered
-from posezoo.data.tables_3dmppe import Table, read_table
+from posezoo.data.layouts.tables_3dmppe import Table, read_table
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import MUCO21
 

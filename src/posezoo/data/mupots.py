@@ -22,10 +22,10 @@ from posezoo.data.base import PoseDataModule
 from posezoo.data.boxes import joint_boxes
 from posezoo.data.files import Tally, check_images
 from posezoo.data.images import ImageError
+from posezoo.data.layouts.tables_3dmppe import read_table
 from posezoo.data.mat import one_line, read_mat
 from posezoo.data.muco import table_people
 from posezoo.data.pictures import picture_size
-from posezoo.data.tables_3dmppe import read_table
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import MUPOTS17
 

@@ -479,7 +479,8 @@ class PartAwareSearch(VolumetricPose):
             if self.trainer.is_global_zero:
                 print(
                     f"The search stops: identities would win {most} edges of a cell for {self._collapsed} epochs. "
-                    "Lower the architecture's learning rate, lengthen its warm-up, or take an earlier epoch of genotypes/."
+                    "Lower the architecture's learning rate, lengthen its warm-up, or take an earlier epoch of "
+                    "genotypes/."
                 )
         return most
 

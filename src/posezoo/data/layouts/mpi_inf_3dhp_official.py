@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from posezoo.cameras import Camera
 from posezoo.data.annotated import CameraPeople, check_misfit, fit_pinhole, misfit, pinhole
 from posezoo.data.files import Tally, missing_files
-from posezoo.data.mat import one_line, read_mat
-from posezoo.data.mpi_inf_3dhp_labels import (
+from posezoo.data.layouts.mpi_inf_3dhp_labels import (
     EXTENDED,
     JOINTS_28,
     SUBJECTS,
@@ -24,6 +23,7 @@ from posezoo.data.mpi_inf_3dhp_labels import (
     label_columns,
     place_universal,
 )
+from posezoo.data.mat import one_line, read_mat
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import MPI_INF_3DHP_17
 

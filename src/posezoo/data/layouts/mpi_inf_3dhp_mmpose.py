@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from posezoo.cameras import Camera
 from posezoo.data.annotated import CameraPeople, check_misfit, misfit, pinhole
 from posezoo.data.files import Tally, check_images, numbered, read_json, read_npz
-from posezoo.data.mat import one_line
-from posezoo.data.mpi_inf_3dhp_labels import (
+from posezoo.data.layouts.mpi_inf_3dhp_labels import (
     SIZE,
     TEST_SEQUENCES,
     UNKNOWN,
@@ -23,6 +22,7 @@ from posezoo.data.mpi_inf_3dhp_labels import (
     join_views,
     label_columns,
 )
+from posezoo.data.mat import one_line
 from posezoo.data.safe_pickle import read_pickle
 from posezoo.errors import PoseZooError
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posezoo.data.files import Tally, read_json
-from posezoo.data.human36m_cameras import SERIALS, SIZES, CameraKey, View, find_cameras, make_camera
+from posezoo.data.layouts.human36m_cameras import SERIALS, SIZES, CameraKey, View, find_cameras, make_camera
 from posezoo.data.mat import one_line
 from posezoo.data.safe_pickle import read_object_npz
 from posezoo.errors import PoseZooError
