@@ -16,6 +16,7 @@ from torch import Tensor
 
 from posezoo.cameras import Camera, CropCamera
 from posezoo.data.images import SourceImage
+from posezoo.people import People as People
 
 IDENTITIES = ("index", "source", "action", "sequence", "frame", "image_id", "person_id")
 
