@@ -24,7 +24,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning_fabric.plugins import CheckpointIO
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -141,6 +141,9 @@ class PoseZooCLI(LightningCLI):
         given = self._get(self.config_init, "trainer").get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         ours = [c for c in default_callbacks() if not any(_replaces(g, c) for g in given)]
+        if self._get(self.config_init, "trainer").get("enable_checkpointing") is False:
+            _refuse_checkpoints(given)
+            ours = [c for c in ours if not isinstance(c, Checkpoint)]
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -162,6 +165,14 @@ def _replaces(given: pl.Callback, ours: pl.Callback) -> bool:
     if isinstance(ours, BestCheckpoint) and isinstance(given, ModelCheckpoint):
         return given.monitor is not None
     return isinstance(given, type(ours))
+
+
+def _refuse_checkpoints(callbacks: list[pl.Callback]) -> None:
+    name = next((type(callback).__name__ for callback in callbacks if isinstance(callback, Checkpoint)), None)
+    if name:
+        raise PoseZooError(
+            f"--trainer.enable_checkpointing false and the callback {name} contradict each other: leave out one of them."
+        )
 
 
 @rank_zero_only  # type: ignore[untyped-decorator]
@@ -583,6 +594,11 @@ def one_sentence(message: str) -> str:
     missing = re.search(r"class_path '[\w.]*?(\w+)':\s+the following arguments are required: ([\w, ]+)", message)
     if missing:
         return f"{missing[1]} needs {missing[2].strip()}: add it to its init_args."
+    if re.search(r"[\w.]*\bsources(\[\d+\]|\.\d+)", message) or "--sources" in message:
+        return (
+            "options of one source cannot be given by its place: give folders as --data.roots.DATASET FOLDER (such as "
+            "--data.roots.Human36M FOLDER), anything else in a copy of the recipe (posezoo recipes NAME > my.yaml)."
+        )
     unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message)
     if unknown:
         name = unknown[1] or unknown[2]

@@ -234,7 +234,7 @@ def test_mistakes_are_one_sentence_and_nothing_is_lost(
 def test_a_full_disk_is_said_and_can_be_gone_on_from(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = build._write, []
+    write, calls = build.write_whole, []
 
     def full(path: Path, content: bytes) -> None:
         calls.append(path)
@@ -242,7 +242,7 @@ def test_a_full_disk_is_said_and_can_be_gone_on_from(
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(build, "_write", full)
+    monkeypatch.setattr(build, "write_whole", full)
     assert "is full: make room and type the same command again" in error_of(capsys, command(raw, tmp_path / "out"))
     monkeypatch.undo()
     assert main(command(raw, tmp_path / "out")) == 0

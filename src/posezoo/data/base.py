@@ -350,7 +350,12 @@ class PoseDataModule(pl.LightningDataModule):
             them at the end of the run. Evaluation and predict always stop: a score over other samples is another score.
         protocol: Published protocol, or several over the same samples, that validation and test follow
             (docs/protocols.md): it selects their frames and people, refuses others, and is printed with its scores.
+
+    Attributes:
+        from_videos: Whether frames that are only in videos count as there; `posezoo prepare` takes them out.
     """
+
+    from_videos = False
 
     def __init__(
         self,
@@ -377,17 +382,22 @@ class PoseDataModule(pl.LightningDataModule):
             raise PoseZooError(f"--data.num_workers must be 0 (load in the main process) or more, got {num_workers}.")
         if seed < 0:
             raise PoseZooError(f"--data.seed must not be negative, got {seed}.")
-        self.root = Path(root).expanduser() if root else None
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.augmentation = augmentation
         self.skeleton, self.image_size, self.crop, self.box = skeleton, image_size, crop, box
         self._crops: dict[str, CropDataset] = {}
         self._people: dict[str, PoseDataset] = {}
         self._mean_pose: Tensor | None = None
-        if self.root and (self.root / INDEX).is_file():
-            prepared = PreparedRoot(self)
-            # On the instance, where they come before the methods of every subclass.
-            for name in ("people", "annotation", "annotated_people"):
+        self.set_root(root)
+
+    def set_root(self, root: str | None) -> None:
+        """Give the folder of the dataset; before any split is opened. Prepared data is found here."""
+        self.root = Path(root).expanduser() if root else None
+        prepared = PreparedRoot(self) if self.root and (self.root / INDEX).is_file() else None
+        # On the instance, where they come before the methods of every subclass.
+        for name in ("people", "annotation", "annotated_people"):
+            vars(self).pop(name, None)
+            if prepared is not None:
                 setattr(self, name, getattr(prepared, name))
 
     def people(self, split: str) -> PoseDataset:

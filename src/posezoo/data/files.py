@@ -1,4 +1,4 @@
-"""What the readers of annotation files share: JSON, npz, HDF5, counts of what was left out, missing images.
+"""What readers of annotation files share: JSON, npz, HDF5, counts of what was left out, missing images, safe writing.
 
 MATLAB's files are read by `data.mat`, pickles by `data.safe_pickle`.
 """
@@ -102,6 +102,20 @@ def read_h5(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str) -> d
                 f"{path} has '{name}' of shape {arrays[name].shape}, expected {(rows, *shape)}: {remedy}."
             )
     return arrays
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, then renamed.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Tally:

@@ -1,7 +1,9 @@
 """Several DataModules in one: fixed counts of each in every batch; and two streams of one for architecture search."""
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +41,8 @@ class Mixed(PoseDataModule):
         sources: The datasets. What the model owns (skeleton, image_size, crop, box) is passed on to them.
         counts: Samples of each in a batch of one process. 0 for a dataset that is only scored on; never the first.
         eval_source: Place of the dataset that validation, test and predict use.
+        roots: Folders of sources by the name of their class, {Human36M: /data/h36m}, in place of their own `root`; by
+            their place in `sources` where several are of one class. As options: --data.roots.Human36M /data/h36m.
         batch_size: Sum of the counts; leave it out.
         num_workers: Loader processes; batches are the same for every number.
         seed: Together with each source's own, seeds its shuffles and augmentation.
@@ -48,7 +52,7 @@ class Mixed(PoseDataModule):
         box: Set by the model.
 
     Raises:
-        PoseZooError: Counts that do not fit the sources or the batch size.
+        PoseZooError: Counts that do not fit the sources or the batch size, or the root of a source that is not there.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Mixed(PoseDataModule):
         sources: list[PoseDataModule],
         counts: list[int],
         eval_source: int = 0,
+        roots: dict[str, str] | None = None,
         batch_size: int | None = None,
         num_workers: int = 2,
         seed: int = 0,
@@ -67,6 +72,8 @@ class Mixed(PoseDataModule):
         check_mix(sources, counts, eval_source, batch_size)
         super().__init__(None, sum(counts), num_workers, seed, None, skeleton, image_size, crop, box)
         self.sources, self.counts, self.eval_source = list(sources), list(counts), eval_source
+        for source, folder in roots_of(sources, roots or {}):
+            source.set_root(folder)
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -84,8 +91,9 @@ class Mixed(PoseDataModule):
     def prepare_data(self) -> None:
         """Let every source prepare its files."""
         self._pass_on()
-        for source in self.sources:
-            source.prepare_data()
+        for number, source in enumerate(self.sources):
+            with self._speaking_of(number):
+                source.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Open the splits of the stage in the sources that have a part in it."""
@@ -99,12 +107,10 @@ class Mixed(PoseDataModule):
 
     def open(self, split: str) -> None:
         """Open a split of every trained source, or of the scored one; each must have usable labels to train with."""
-        if split != "train":
-            self.scored.open(split)
-            return
-        for source, count in zip(self.sources, self.counts, strict=True):
-            if count:
-                source.open(split)
+        trained = [number for number, count in enumerate(self.counts) if count]
+        for number in trained if split == "train" else [self.eval_source]:
+            with self._speaking_of(number):
+                self.sources[number].open(split)
 
     def people(self, split: str) -> PoseDataset:
         """The people of the scored source; of "train" there is no single set, see `sources`."""
@@ -212,6 +218,36 @@ class Mixed(PoseDataModule):
     def _name(self, source: int) -> str:
         return f"{source}: {type(self.sources[source]).__name__}"
 
+    @contextmanager
+    def _speaking_of(self, number: int) -> Iterator[None]:
+        """Let what a source says of its --data.root name the option that sets it here."""
+        try:
+            yield
+        except PoseZooError as error:
+            option = f"--data.roots.{_handle(self.sources, number)}"
+            raise PoseZooError(re.sub(r"--data\.root\b", option, str(error))) from error
+
+
+def _handle(sources: Sequence[PoseDataModule], number: int) -> str:
+    """What `roots` calls a source: its class, or its place where that is not the only one of its class."""
+    name = type(sources[number]).__name__
+    return name if [type(source).__name__ for source in sources].count(name) == 1 else str(number)
+
+
+def roots_of(sources: Sequence[PoseDataModule], roots: Mapping[str, str]) -> Iterator[tuple[PoseDataModule, str]]:
+    """Sources and the folders that `roots` gives them.
+
+    Raises:
+        PoseZooError: A name that no source, or more than one, has.
+    """
+    known = [_handle(sources, number) for number in range(len(sources))]
+    places = {str(number): number for number in range(len(sources))}
+    for name, folder in roots.items():
+        place = known.index(name) if name in known else places.get(str(name))
+        if place is None:
+            raise PoseZooError(f"--data.roots has no source '{name}': {did_you_mean(str(name), known)}")
+        yield sources[place], folder
+
 
 def check_mix(sources: Sequence[Any], counts: Sequence[int], eval_source: int, batch_size: int | None) -> None:
     """Refuse a mix that is not one.
@@ -314,6 +350,7 @@ class SearchSplit(Mixed):
         arch_share: Share of the samples for "arch"; with subjects, the last ones that come nearest to it.
         arch_groups: Subjects for "arch" by name, such as [S7, S8], instead of by share.
         arch_augmentation: "same" as the dataset's; "light" without what moves or covers the person; or "none".
+        roots: As for `Mixed`, of the dataset or of its sources.
         num_workers: Loader processes of each stream.
         seed: Seeds the shuffles and augmentation of both streams.
         skeleton: Set by the model.
@@ -331,6 +368,7 @@ class SearchSplit(Mixed):
         arch_share: float = 0.5,
         arch_groups: list[str] | None = None,
         arch_augmentation: Literal["same", "light", "none"] = "light",
+        roots: dict[str, str] | None = None,
         num_workers: int = 2,
         seed: int = 0,
         skeleton: str = "h36m17",
@@ -345,7 +383,7 @@ class SearchSplit(Mixed):
         sources, counts, scored = [dataset], [dataset.batch_size], 0
         if isinstance(dataset, Mixed):
             sources, counts, scored = dataset.sources, dataset.counts, dataset.eval_source
-        super().__init__(sources, counts, scored, None, num_workers, seed, skeleton, image_size, crop, box)
+        super().__init__(sources, counts, scored, roots, None, num_workers, seed, skeleton, image_size, crop, box)
         self.arch_share, self.arch_groups, self.arch_augmentation = arch_share, arch_groups, arch_augmentation
         self._halves: list[tuple[Indices, Indices]] | None = None
 

@@ -1,6 +1,7 @@
 """MPI-INF-3DHP (Mehta et al., 3DV 2017): the official release with extracted frames, or as mmpose lays it out.
 
     root/S1/Seq1/annot.mat, camera.calibration, imageSequence/img_0_000001.jpg ...      official, training
+    root/S1/Seq1/imageSequence/video_0.avi ...                                          for `posezoo prepare` only
     root/TS1/annot_data.mat, imageSequence/img_000001.jpg ...                           official, test
     root/images/S4_Seq2_Cam0_001033.jpg, TS1_002001.jpg ...                             mmpose, both
     root/annotations/mpi_inf_3dhp_{train,test_valid}.npz, cameras_{train,test}.pkl
@@ -9,6 +10,7 @@ The data are licensed to each user by their authors; posezoo neither ships nor f
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,8 @@ class MPIINF3DHP(PoseDataModule):
             return open_test(root, labels, self.margin, distortion)
         subjects = self.train_subjects if split == "train" else self.val_subjects
         open_train = open_official_train if layout == "official" else open_mmpose_train
-        people = open_train(root, subjects, labels, self.selection, self.margin)
+        selection = replace(self.selection, videos=self.from_videos)
+        people = open_train(root, subjects, labels, selection, self.margin)
         if split == "train" and self.green_screen is not None:
             return screened(people, Screens(self.green_screen, self.seed))
         return people

@@ -45,12 +45,16 @@ SIZE, OUTDOOR_SIZE = (2048, 2048), (1920, 1080)
 
 @dataclass(frozen=True)
 class Selection:
-    """Which frames of the release's training videos are used; see `MPIINF3DHP`."""
+    """Which frames of the release's training videos are used; see `MPIINF3DHP`.
+
+    With `videos`, frames that are only in a video count as there.
+    """
 
     cameras: tuple[int, ...] = CHEST_HIGH_CAMERAS
     frame_step: int = 1
     min_motion: float = 0.0
     whole_body: bool = False
+    videos: bool = False
 
 
 def label_columns(

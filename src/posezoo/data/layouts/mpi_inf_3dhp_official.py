@@ -1,6 +1,7 @@
-"""MPI-INF-3DHP as its authors release it, with the frames of the training videos extracted."""
+"""MPI-INF-3DHP as its authors release it, with the frames of the training videos extracted or, to prepare, without."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ TEST_FRAME = "imageSequence/img_{number:06d}.jpg"
 _TRAIN_FOLDERS = ("", "train", "mpi_inf_3dhp_train_set")
 _TEST_FOLDERS = ("", "mpi_inf_3dhp_test_set", "test")
 
+_ONLY_VIDEO = "frames only as video"
 _AGAIN = "get it from the MPI-INF-3DHP release again"
 
 
@@ -89,19 +91,51 @@ def open_official_train(
             continue
         calibration = read_calibration(folder / "camera.calibration")
         for camera, part in _read_sequence(folder, subject, seq, labels, selection, calibration, tally).items():
-            image, kept = _images(root, folder, camera, part["frame"] + 1, f"{subject}/{seq}", tally)
+            image, there, filmed = _images(root, folder, camera, part["frame"] + 1, selection.videos, tally)
+            kept = there | filmed
             if kept.any():
                 part = {name: values[kept] for name, values in part.items()}
                 part["view"] = np.full(len(part["frame"]), len(views), np.int32)
-                parts.append(part | {"image": image[kept]})
+                parts.append(part | {"image": image[kept], "filmed": filmed[kept]})
                 names.append((subject, f"{subject} {seq} camera {camera}"))
                 views.append(calibration[camera])
     if not parts:
         raise PoseZooError(
-            f"{root} has no training frames of {', '.join(subjects)} (left out: {tally}): unpack the release there and "
-            "extract its videos (ffmpeg -i video_0.avi -qscale:v 1 img_0_%06d.jpg)."
+            f"{root} has no training frames of {', '.join(subjects)} (left out: {tally}): "
+            + (
+                f"take them out with `posezoo prepare mpi_inf_3dhp --raw {root} --root FOLDER`."
+                if _ONLY_VIDEO in tally.counts
+                else "unpack the release there."
+            )
         )
-    return join_views(root, "official", parts, names, views, labels, margin, tally)
+    people = join_views(root, "official", parts, names, views, labels, margin, tally)
+    filmed = np.concatenate([part["filmed"] for part in parts])
+    return FilmedPeople(**vars(people), filmed=filmed) if filmed.any() else people
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class FilmedPeople(CameraPeople):
+    """Training frames of which some are in videos only, until they are taken out of these.
+
+    Attributes:
+        filmed: bool [N], which frames.
+        frames: Folder that these are below once they are images.
+    """
+
+    filmed: NDArray[np.bool_]
+    frames: Path | None = None
+
+    def path(self, index: int) -> Path:
+        """The image of a person."""
+        folder = self.frames if self.filmed[index] and self.frames is not None else self.folder
+        return folder / bytes(self.image[index]).decode("ascii")
+
+
+def video_of(people: CameraPeople, index: int, kind: str = "imageSequence") -> Path:
+    """The video that a training frame of the release, or its mask (`FGmasks`, `ChairMasks`), is from."""
+    sequence = bytes(people.image[index]).decode("ascii").partition("/image")[0]
+    camera = people.sequences[people.view[index]].rpartition(" ")[2]
+    return people.folder / sequence / kind / f"video_{camera}.avi"
 
 
 def _read_sequence(
@@ -186,9 +220,12 @@ def _inside(pixels: NDArray[Any], labelled: NDArray[np.bool_], size: tuple[int, 
 
 
 def _images(
-    root: Path, folder: Path, camera: int, numbers: NDArray[Any], name: str, tally: Tally
-) -> tuple[NDArray[np.bytes_], NDArray[np.bool_]]:
-    """Image names below the root of frames (from 1), and which of them are there; the pattern that fits best."""
+    root: Path, folder: Path, camera: int, numbers: NDArray[Any], videos: bool, tally: Tally
+) -> tuple[NDArray[np.bytes_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Names below the root of frames (from 1), which are there and which count as there, in the pattern that fits best.
+
+    With `videos`, those that can only be in the view's video do.
+    """
     best: tuple[int, str, list[str], list[str]] | None = None
     for pattern in FRAME_PATTERNS:
         names = [(folder / pattern.format(camera=camera, number=n)).relative_to(root).as_posix() for n in numbers]
@@ -199,12 +236,13 @@ def _images(
             break
     assert best is not None
     _, _, names, missing = best
-    if missing:
-        video = folder / "imageSequence" / f"video_{camera}.avi"
-        what = "frames only as video" if video.is_file() and len(missing) == len(names) else "frames without an image"
-        tally.leave_out(what, missing)
     absent = frozenset(missing)
-    return np.array([n.encode() for n in names], np.bytes_), np.array([n not in absent for n in names], bool)
+    there = np.array([n not in absent for n in names], bool)
+    video = (folder / "imageSequence" / f"video_{camera}.avi").is_file()
+    filmed = ~there & (video and videos)
+    if missing and not filmed.any():
+        tally.leave_out(_ONLY_VIDEO if video and not there.any() else "frames without an image", missing)
+    return np.array([n.encode() for n in names], np.bytes_), there, filmed
 
 
 def read_calibration(path: Path) -> dict[int, tuple[Camera, tuple[int, int]]]:

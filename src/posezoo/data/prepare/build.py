@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from posezoo.data.base import CropDataset, PoseDataModule, PoseDataset, single_threaded
 from posezoo.data.crop import CropDraw, CropSpec, averaging, crop_camera, footprint, subject_box
+from posezoo.data.files import write_whole
 from posezoo.data.images import Pixels, SourceImage, as_source, encode_jpeg, jpeg_size
 from posezoo.data.prepare.layout import INDEX, VERSION, Arrays, Settings, arguments_of, pack_people, write_index
 from posezoo.data.prepare.people import PreparedPeople
@@ -105,7 +106,7 @@ def prepare(
     Raises:
         PoseZooError: Nothing can be read or written, `out` holds something else, or a check failed.
     """
-    data.box = settings.box  # type: ignore[assignment]
+    data.box, data.from_videos = settings.box, True  # type: ignore[assignment]
     settings = replace(settings, box=data.spec.box)  # of datasets without depths it is the annotated one
     if data.root is not None and (data.root / INDEX).is_file():
         raise PoseZooError(f"{data.root} is prepared already: give the original files as --raw.")
@@ -117,7 +118,7 @@ def prepare(
         "raw": str(data.root.resolve() if data.root else ""),
     }
     with writing(out):
-        _claim(out, about)
+        claim(out, about)
     report, sets = Report(), _open_splits(data)
     report.missing = sets.missing
     if not sets.people:
@@ -153,17 +154,22 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PoseZooError(_write_error(out, error)) from error
+        raise PoseZooError(write_error(out, error)) from error
 
 
-def _write_error(out: Path, error: OSError) -> str:
+def write_error(out: Path, error: OSError) -> str:
+    """Why a folder cannot be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk of {out} is full: make room and type the same command again, it goes on where it stopped."
     return f"{out} cannot be written ({error.strerror or error}): give another folder as --root."
 
 
-def _claim(out: Path, about: dict[str, Any]) -> None:
-    """Begin in an empty folder, or go on in one of the same preparation."""
+def claim(out: Path, about: dict[str, Any]) -> None:
+    """Begin in an empty folder, or go on in one of the same preparation.
+
+    Raises:
+        PoseZooError: The folder holds something else.
+    """
     out.mkdir(parents=True, exist_ok=True)
     state = out / STATE
     if state.is_file():
@@ -178,17 +184,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     elif any(out.iterdir()):
         raise PoseZooError(f"{out} holds other files: give an empty or new folder as --root.")
     else:
-        _write(state, json.dumps(about, indent=1).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(state, json.dumps(about, indent=1).encode())
 
 
 @dataclass
@@ -281,13 +277,13 @@ class _Jobs(Dataset[Done]):
             content = encode_jpeg(cut(source, region, size), self.settings.quality)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, content)
+                write_whole(path, content)
             except OSError as error:
-                raise _Unwritable(_write_error(self.out, error)) from error
+                raise Unwritable(write_error(self.out, error)) from error
         return Done(row, region, source.size, kept)
 
 
-class _Unwritable(RuntimeError):
+class Unwritable(RuntimeError):
     """Ends the whole preparation, unlike an image that cannot be read."""
 
 
@@ -298,8 +294,8 @@ def _prepare_set(people: PoseDataset, name: str, out: Path, settings: Settings, 
     )
     try:
         yield from loader
-    except _Unwritable as error:
-        raise PoseZooError(str(error).rpartition(f"{_Unwritable.__name__}: ")[2].strip()) from error
+    except Unwritable as error:
+        raise PoseZooError(str(error).rpartition(f"{Unwritable.__name__}: ")[2].strip()) from error
 
 
 def spec_of(settings: Settings, people: PoseDataset) -> CropSpec:
