@@ -232,7 +232,8 @@ def test_a_cut_out_is_the_person_without_the_green(recording: CameraPeople) -> N
 
 def test_composites_keep_every_label(recording: CameraPeople, tmp_path: Path) -> None:
     out = tmp_path / "muco"
-    assert make_composites(recording, out, count=6, per_image=3, apart=400, seed=3) == out / "MuCo-3DHP.json"
+    made = make_composites(recording, out, count=6, per_image=3, apart=400, seed=3)
+    assert (made.table, made.images, made.kept) == (out / "MuCo-3DHP.json", 6, 0)
     people = module(out).people("train")
     assert len(people) == 18
     content = json.loads((out / "MuCo-3DHP.json").read_text())
@@ -256,19 +257,17 @@ def test_composites_keep_every_label(recording: CameraPeople, tmp_path: Path) ->
 def test_composites_are_made_once_and_go_on_where_they_stopped(recording: CameraPeople, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     make_composites(recording, whole, count=3, per_image=2, seed=1)
-    done: list[int] = []
 
-    def stop(number: int) -> None:
-        done.append(number)
-        if number == 1:
-            raise KeyboardInterrupt
+    def stop(items: Iterable[Any], name: str, count: int) -> Iterator[Any]:
+        yield from itertools.islice(items, 2)
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_composites(recording, broken, count=3, per_image=2, seed=1, progress=stop)
+        make_composites(recording, broken, count=3, per_image=2, seed=1, track=stop)
     assert not (broken / "MuCo-3DHP.json").exists()
     first = broken / "composites" / "000000.jpg"
     stamp = first.stat().st_mtime_ns
-    make_composites(recording, broken, count=3, per_image=2, seed=1)
+    assert make_composites(recording, broken, count=3, per_image=2, seed=1).kept == 2
     assert first.stat().st_mtime_ns == stamp
     for number in range(3):
         name = f"composites/{number:06d}.jpg"
@@ -279,7 +278,7 @@ def test_composites_are_made_once_and_go_on_where_they_stopped(recording: Camera
         (whole / f"composites/{n:06d}.jpg").read_bytes() != (broken / f"composites/{n:06d}.jpg").read_bytes()
         for n in range(3)
     )
-    assert not list(broken.rglob("*.part"))
+    assert not list(broken.rglob("*.tmp"))
 
 
 def test_composites_may_have_other_backgrounds(recording: CameraPeople, tmp_path: Path) -> None:

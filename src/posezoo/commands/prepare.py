@@ -17,7 +17,7 @@ _WITHOUT = ("SyntheticPeople", "ImageFolder", "Mixed", "SearchSplit")  # made of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `posezoo prepare` takes."""
     parser.add_argument("name", help="dataset, such as human36m or mpi_inf_3dhp (posezoo list datasets)")
-    parser.add_argument("--raw", type=Path, help="folder of the original files; only read")
+    parser.add_argument("--raw", type=Path, help="folder of the original files, only read; for muco3dhp also MPI-INF-3DHP to compose from")
     parser.add_argument("--root", type=Path, help="folder to write, new or of an unfinished run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset, as --data.NAME"
@@ -44,11 +44,31 @@ def run(args: argparse.Namespace) -> int:
     from posezoo.data.prepare.layout import Settings
 
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
+    if _makes_composites(args.name, args.raw):
+        return _compose(args, workers)
     settings = Settings(args.image_size, args.box, args.roll, tuple(args.zoom), args.shift, args.quality)
     data = make_module(args.name, args.raw, args.set)
     report = prepare(data, args.root, settings, workers, _track)
     print("\n".join(report.lines()))
     print(f"Wrote {args.root}: type --data {type(data).__name__} --data.root {args.root}")
+    return 0
+
+
+def _makes_composites(name: str, raw: Path) -> bool:
+    """Whether MuCo-3DHP is asked for and its parts are given, the release of MPI-INF-3DHP."""
+    from posezoo.data.layouts.mpi_inf_3dhp_official import is_official
+
+    return _plain(name) in ("muco3dhp", "muco") and is_official(raw)
+
+
+def _compose(args: argparse.Namespace, workers: int) -> int:
+    from posezoo.data.prepare.composites import compose_release
+
+    print("\n".join(compose_release(args.raw, args.root, dict(map(_option, args.set)), workers, _track)))
+    print(
+        f"Wrote {args.root}: type --data MuCo3DHP --data.root {args.root}, or make small images of it with posezoo "
+        f"prepare muco3dhp --raw {args.root} --root FOLDER"
+    )
     return 0
 
 
@@ -108,4 +128,5 @@ def _track(items: Iterable[Any], name: str, count: int) -> Iterable[Any]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, f"{name}, {count} people", total=count, console=Console(stderr=True))
+    what = {"videos": "videos", "composites": "images"}.get(name, "people")
+    return track(items, f"{name}, {count} {what}", total=count, console=Console(stderr=True))

@@ -22,6 +22,8 @@ from posezoo.errors import PoseZooError
 Pixels = NDArray[np.uint8]
 Weights = NDArray[np.float32]
 
+MASKS = ("FGmasks", "ChairMasks")
+
 _DOMAIN = 0x65EE  # keeps these draws apart from the augmentation's
 _SOFTNESS = 2.0  # px, standard deviation of the blur of masks; the release's tools have the same
 _REACH = 1.3  # what is farther from the person than this times its box is background, whatever the mask says
@@ -255,7 +257,7 @@ class ScreenedPeople(CameraPeople):
         assert isinstance(image, SourceImage)
         change = self.screens.draw(index, draw, self.masks[self.view[index]])
         if change is not None:
-            masks = [open_image(mask_path(self.path(index), kind)) for kind in ("FGmasks", "ChairMasks")]
+            masks = [open_image(mask_path(self.path(index), kind)) for kind in MASKS]
             sample.image = ScreenedImage(image, masks[0], masks[1], change, self.boxes[index])
         return sample
 
@@ -292,7 +294,7 @@ def screened(people: CameraPeople, screens: Screens) -> ScreenedPeople:
     masks = np.array([augmentable(*title.split()[:2]) for title in people.sequences], bool)
     for number in range(len(people.sequences)):
         first = int(np.flatnonzero(people.view == number)[0])
-        for kind in ("FGmasks", "ChairMasks"):
+        for kind in MASKS:
             path = mask_path(people.path(first), kind)
             if not path.is_file():
                 raise PoseZooError(

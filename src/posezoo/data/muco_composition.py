@@ -5,8 +5,7 @@ so that everyone hides those behind. All frames of an image come from one camera
 """
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from posezoo.data.annotated import CameraPeople
+from posezoo.data.base import single_threaded
+from posezoo.data.files import write_whole
 from posezoo.data.green_screen import (
+    MASKS,
     Change,
     Screens,
     augmentable,
@@ -111,7 +114,7 @@ def cut_out(people: CameraPeople, index: int, change: Change | None = None, grou
     """
     path = people.path(index)
     frame = open_image(path).decode().astype(np.float32)
-    masks = [soft_mask(open_image(mask_path(path, kind)).decode()) for kind in ("FGmasks", "ChairMasks")]
+    masks = [soft_mask(open_image(mask_path(path, kind)).decode()) for kind in MASKS]
     foreground, chair = masks
     if change is not None:
         frame = dress(frame, foreground, chair[..., 0], change)
@@ -160,6 +163,35 @@ def _same_camera(people: CameraPeople, one: int, other: int) -> bool:
     return same and people.size(one) == people.size(other)
 
 
+@dataclass(frozen=True)
+class Composites:
+    """What `make_composites` made.
+
+    Attributes:
+        table: The JSON file.
+        images: Number of images in it.
+        kept: How many of them were there from an earlier run.
+        skipped: Why others could not be made, one sentence each.
+    """
+
+    table: Path
+    images: int
+    kept: int
+    skipped: tuple[str, ...]
+
+
+def plan_composites(
+    people: CameraPeople, count: int, per_image: int = 4, apart: float = 400.0, seed: int = 0
+) -> list[list[int]]:
+    """Whom each image shows; arguments and errors as for `make_composites`."""
+    if count < 1 or per_image < 1:
+        raise PoseZooError(f"A set of composites has at least 1 image of 1 person, got {count} of {per_image}.")
+    if people.skeleton is not MUCO21:
+        raise PoseZooError("Composites need the release's layout of MPI-INF-3DHP, which has masks and all joints.")
+    draws = (np.random.default_rng((_DOMAIN, seed, number)) for number in range(count))
+    return [choose_people(people, per_image, apart, rng) for rng in draws]
+
+
 def make_composites(
     people: CameraPeople,
     out: Path,
@@ -168,12 +200,13 @@ def make_composites(
     apart: float = 400.0,
     seed: int = 0,
     screens: Screens | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Path:
+    workers: int = 0,
+    track: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, name, count: items,
+) -> Composites:
     """Write composites as `MuCo3DHP` reads them: JPEG files and, last, MuCo-3DHP.json.
 
     Image i depends on (seed, i) and the frames alone; files that are there already are not made again, so that an
-    interrupted run goes on.
+    interrupted run goes on. Images of frames that cannot be read are left out.
 
     Args:
         people: Training frames of `MPIINF3DHP` in the release's layout, with masks.
@@ -183,41 +216,79 @@ def make_composites(
         apart: Least distance between two pelvises, mm.
         seed: Another one makes other images.
         screens: Other backgrounds and clothes.
-        progress: Called with the number of each finished image.
-
-    Returns:
-        The JSON file.
+        workers: Processes that make images; these do not depend on their number.
+        track: Wraps the images (with a name and their number), for a progress bar.
 
     Raises:
-        PoseZooError: The frames do not suffice, or one of them cannot be read.
+        PoseZooError: The frames do not suffice, none of them can be read, or `out` cannot be written.
     """
-    if count < 1 or per_image < 1:
-        raise PoseZooError(f"A set of composites has at least 1 image of 1 person, got {count} of {per_image}.")
-    if people.skeleton is not MUCO21:
-        raise PoseZooError("Composites need the release's layout of MPI-INF-3DHP, which has masks and all joints.")
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    groups = plan_composites(people, count, per_image, apart, seed)
+    jobs = _Jobs(people, groups, out, screens)
+    loader: DataLoader[Any] = DataLoader(
+        jobs, batch_size=None, num_workers=workers, worker_init_fn=single_threaded if workers else None
+    )
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number in range(count):
-        rng = np.random.default_rng((_DOMAIN, seed, number))
-        group = choose_people(people, per_image, apart, rng)
-        name = f"{FOLDER}/{number:06d}.jpg"
-        note = out / FOLDER / f"{number:06d}.json"
-        made_of = _recipe(people, group, number, screens)
-        facts = _finished(out / name, note, made_of)
-        if facts is None:
-            facts = made_of | _write_composite(people, group, out / name, number, screens)
-            _replace(note, json.dumps(facts).encode())
-        images.append(_image_entry(people, group[0], number, name))
+    kept, skipped = 0, []
+    for number, done in enumerate(track(loader, "composites", count)):
+        if done.unwritable:
+            raise PoseZooError(done.unwritable)
+        if done.why:
+            skipped.append(done.why)
+            continue
+        kept += done.kept
+        images.append(_image_entry(people, groups[number][0], number, _name(number)))
         annotations += [
-            _person_entry(people, index, len(annotations) + place, number, facts["visible"][place])
-            for place, index in enumerate(group)
+            _person_entry(people, index, len(annotations) + place, number, done.visible[place])
+            for place, index in enumerate(groups[number])
         ]
-        if progress is not None:
-            progress(number)
-    target = out / TABLE
-    _replace(target, json.dumps({"images": images, "annotations": annotations}).encode())
-    return target
+    if not images:
+        raise PoseZooError(skipped[0])
+    write_whole(out / TABLE, json.dumps({"images": images, "annotations": annotations}).encode())
+    return Composites(out / TABLE, len(images), kept, tuple(skipped))
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What became of an image: who can be seen how well, why it was left out, or why no image can be written."""
+
+    visible: tuple[float, ...] = ()
+    kept: bool = False
+    why: str = ""
+    unwritable: str = ""
+
+
+class _Jobs(Dataset[_Done]):
+    """Number of an image -> its files; for the processes of a DataLoader."""
+
+    def __init__(self, people: CameraPeople, groups: list[list[int]], out: Path, screens: Screens | None) -> None:
+        self.people, self.groups, self.out, self.screens = people, groups, out, screens
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> _Done:
+        try:
+            return self._image(number)
+        except PoseZooError as error:
+            return _Done(why=str(error))
+        except OSError as error:
+            return _Done(unwritable=f"{self.out} cannot be written ({error.strerror or error}): make room or mend it.")
+
+    def _image(self, number: int) -> _Done:
+        group, path = self.groups[number], self.out / _name(number)
+        note = path.with_suffix(".json")
+        made_of = _recipe(self.people, group, number, self.screens)
+        facts, kept = _finished(path, note, made_of), True
+        if facts is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept, facts = False, made_of | _write_composite(self.people, group, path, number, self.screens)
+            write_whole(note, json.dumps(facts).encode())
+        return _Done(tuple(facts["visible"]), kept)
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}/{number:06d}.jpg"
 
 
 def _recipe(people: CameraPeople, group: Sequence[int], number: int, screens: Screens | None) -> dict[str, Any]:
@@ -253,15 +324,8 @@ def _write_composite(
         ".jpg", cv2.cvtColor(composite.pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
     )
     assert done
-    _replace(path, content.tobytes())
+    write_whole(path, content.tobytes())
     return {"order": list(composite.order), "visible": [round(share, 4) for share in composite.visible]}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def _image_entry(people: CameraPeople, index: int, number: int, name: str) -> dict[str, Any]:
