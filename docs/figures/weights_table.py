@@ -19,16 +19,16 @@ def row(weights: Weights) -> str:
     values = weights.metrics[0].values if weights.metrics else {}
     scores = [f"{values[title]:.0f}{' %' if '%' in title else ' mm'}" if title in values else "-" for title in COLUMNS]
     size = f"{weights.parameters / 1e6:.2f} M, {weights.size / 2**20:.1f} MiB"
-    return " | ".join(["", f"`{weights.name}`", size, *scores, weights.licence, ""]).strip()
+    return " | ".join(["", f"`{weights.name}`", size, weights.skeleton, *scores, weights.licence, ""]).strip()
 
 
 def table() -> str:
     """The Markdown table, with how its numbers were made."""
     entries = list(catalogue().values())
-    head = " | ".join(["", "weights", "size", *COLUMNS.values(), "licence", ""]).strip()
-    lines = [head, "|" + "---|" * (len(COLUMNS) + 3), *(row(entry) for entry in entries)]
+    head = " | ".join(["", "weights", "size", "skeleton", *COLUMNS.values(), "licence", ""]).strip()
+    lines = [head, "|" + "---|" * (len(COLUMNS) + 4), *(row(entry) for entry in entries)]
     scored = sorted({entry.metrics[0].on for entry in entries if entry.metrics})
-    return "\n".join([*lines, "", f"Scored on: {'; '.join(scored)}."])
+    return "\n".join([*lines, "", f"Each scored on the joints of its skeleton, on: {"; ".join(scored)}."])
 
 
 def updated(text: str) -> str:
