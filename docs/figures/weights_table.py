@@ -28,7 +28,8 @@ def table() -> str:
     head = " | ".join(["", "weights", "size", "skeleton", *COLUMNS.values(), "licence", ""]).strip()
     lines = [head, "|" + "---|" * (len(COLUMNS) + 4), *(row(entry) for entry in entries)]
     scored = sorted({entry.metrics[0].on for entry in entries if entry.metrics})
-    return "\n".join([*lines, "", f"Each scored on the joints of its skeleton, on: {"; ".join(scored)}."])
+    on = "; ".join(scored)
+    return "\n".join([*lines, "", f"Each on the joints of its own skeleton. Scored on: {on}."])
 
 
 def updated(text: str) -> str:
