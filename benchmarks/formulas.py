@@ -1,7 +1,35 @@
 """Reference formulations, written anew from what the published codes compute. Each is checked against float64."""
 
+from typing import Any, TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from posezoo.models.backbones import Backbone
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def as_published(network: Network) -> Network:
+    """The same network with packed (NCHW) weights and activations, as published codes run theirs; changed in place.
+
+    Posezoo's backbones are channels last by themselves.
+    """
+    network.to(memory_format=torch.contiguous_format)
+    for module in network.modules():
+        if isinstance(module, Backbone):
+            own: Any = module.normalise
+            module.normalise = _Packed(own)  # type: ignore[method-assign,assignment]
+    return network
+
+
+class _Packed:
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, image: Tensor) -> Tensor:
+        found: Tensor = self.function(image)
+        return found.contiguous()
 
 
 def soft_argmax(logits: Tensor) -> Tensor:

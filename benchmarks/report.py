@@ -8,12 +8,10 @@ from benchmarks.cases import OURS, Bench, Case, Target, checked, prepare_call
 from benchmarks.core import Timing, interleave, peak_extra_mb
 
 UNMEASURED = {
-    "soft-argmax >= 2.5x inside the volumetric head, gradient written over the logits": "no such path in posezoo yet",
-    "MeTRAbs through the exported model (ONNX Runtime, OpenVINO)": "no `posezoo export` yet",
-    "MeTRAbs in bf16 with batch norms folded": "no folding in posezoo yet; `inference/*` times bf16 without it",
     "large frames with region decode, >= 4.5x": "no kept library decodes a region faster: libvips (pyvips-binary 8.18) "
     "skips rows, but needs 7.4 ms at 1/4 where simplejpeg decodes all in 6.6; PyTurboJPEG needs a library that "
     "its wheel does not bring",
+    "OpenVINO at 9x to 14x": "needs a processor with AMX; `inference/effnetv2s-openvino-*` is without",
     "GPU kernels, images/s, FLOP utilisation": "needs a GPU",
 }
 

@@ -1,4 +1,4 @@
-"""A training step of the volumetric head: 1x1 convolution and soft-argmax."""
+"""A training step of the volumetric head: 1x1 convolution and soft-argmax; and its share without the convolution."""
 
 import copy
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import formulas
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
+from posezoo.heatmaps import block_maps, locate_block, pull_block
 from posezoo.models.heads import VolumetricHead, as_volumes
 
 CELLS = 64
@@ -57,7 +58,58 @@ def _worst(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, exact, strict=True))
 
 
+def wanted_coords(coords: Tensor) -> Tensor:
+    """Twice the distance to somewhere, the gradient of a squared error: cells -> per cell."""
+    return 2 * (coords - (CELLS - 1) / 3)
+
+
+def plain_in_head(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates of [B, J, D, H, W] and the gradient of the logits, by autograd."""
+    logits = logits.detach().requires_grad_()
+    coords = formulas.soft_argmax(logits)
+    coords.backward(wanted_coords(coords.detach()))
+    assert logits.grad is not None
+    return coords.detach(), logits.grad
+
+
+@torch.no_grad()
+def overwriting(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What the fused head does behind its matrix products: all blocks forward, all blocks back, over the logits."""
+    maps = logits.flatten(0, 1)
+    blocks = maps.split(block_maps(maps[0].numel(), maps.device))
+    coords = [locate_block(block, "corners") for block in blocks]
+    for block, found in zip(blocks, coords, strict=True):
+        block.copy_(pull_block(block, found, wanted_coords(found * (CELLS - 1)) * (CELLS - 1), "corners"))
+    return torch.cat(coords).view(*logits.shape[:2], 3) * (CELLS - 1), logits
+
+
+def make_soft_argmax(quick: bool) -> Bench:
+    shape = (1 if quick else 8, 4 if quick else 18, CELLS, CELLS, CELLS)
+    logits = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    formula = {REFERENCE: plain_in_head, OURS: overwriting}
+    # Ours turns its logits into gradients, and those of the next call into theirs: the same work.
+    used = {name: logits.clone() for name in formula}
+
+    def call(name: str) -> Callable[[], Any]:
+        return lambda: formula[name](used[name])
+
+    def errors() -> dict[str, float]:
+        exact = plain_in_head(logits[:1].double())
+        return {name: _worst(formula[name](logits[:1].clone()), exact) for name in formula}
+
+    return Bench({name: call(name) for name in formula}, errors, dict.fromkeys(formula, 1e-3))
+
+
 register(
+    Case(
+        "volumetric_head/soft-argmax-overwriting",
+        make_soft_argmax,
+        {},
+        (Target("speed", 2.5),),
+        "relative",
+        memory=True,
+        most_rounds=7,
+    ),
     *(
         Case(
             f"volumetric_head/train-{channels}",
@@ -69,5 +121,5 @@ register(
             most_rounds=5,
         )
         for channels, share in ((256, 1 / 6), (1024, 1 / 3))
-    )
+    ),
 )

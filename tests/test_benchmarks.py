@@ -15,7 +15,13 @@ from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, Wrong, checke
 from benchmarks.core import Timing, environment, interleave, peak_extra_mb
 from benchmarks.report import Row, as_json, environment_line, markdown, run_case
 
-SLOW = ("start_up/fit-help", "pipeline/cold")  # import Lightning and half of everything in a fresh process
+# Import Lightning and half of everything in a fresh process, or export a network.
+SLOW = (
+    "start_up/fit-help",
+    "pipeline/cold",
+    *(f"train_step/{method}-batch-8" for method in ("hemlets", "integralpose", "metrabs", "partaware")),  # as batch 1
+    *(f"inference/effnetv2s-{runtime}-batch-{n}" for runtime in ("onnxruntime", "openvino") for n in (1, 8)),
+)
 
 
 @pytest.fixture(autouse=True)

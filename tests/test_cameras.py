@@ -455,3 +455,48 @@ def test_t10_augmented_crops_return_to_one_pose() -> None:
     assert (l_wrist - pelvis).norm() == pytest.approx(285.91, abs=0.01)
     assert float(l_wrist[0]) == pytest.approx(262.136, abs=0.01)
     assert float(r_wrist[0]) == pytest.approx(824.483, abs=0.01)
+
+
+H36M_LENS = [-0.2071, 0.2478, -0.0009, -0.0014, -0.0031]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shared", [True, False])
+def test_few_points_are_undistorted_as_many_are(dtype: torch.dtype, shared: bool) -> None:
+    """NumPy's way is taken without a gradient, PyTorch's with one."""
+    lens = Camera.create(torch.eye(3), H36M_LENS, "h36m", dtype=dtype)
+    coefficients = lens.distortion.expand(3, 12).clone()
+    if not shared:
+        coefficients[1:] *= torch.tensor([[0.5], [0.9]], dtype=dtype)
+    model = torch.tensor([2, 2, 2] if shared else [2, 0, 1])
+    xy = torch.rand(3, 40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sub(0.5).to(dtype)
+    few = undistort(xy, coefficients, model)
+    plain = undistort(xy.requires_grad_(), coefficients, model)
+    assert plain.requires_grad
+    assert few.dtype == dtype
+    torch.testing.assert_close(few, plain.detach(), atol=3 * torch.finfo(dtype).eps, rtol=0)
+
+
+def test_one_set_of_points_may_meet_several_lenses() -> None:
+    lenses = Camera.create(torch.eye(3).expand(3, 3, 3), H36M_LENS, "h36m")
+    xy = torch.tensor([[0.2, -0.3], [0.0, 0.1]])
+    assert undistort(xy, lenses.distortion, lenses.distortion_model).shape == (3, 2, 2)
+    none = torch.zeros(0, 5, 2)
+    assert undistort(none, lenses.distortion[:0], lenses.distortion_model[:0]).shape == (0, 5, 2)
+
+
+def test_undistortion_can_be_mapped_differentiated_and_exported() -> None:
+    lens = Camera.create(torch.eye(3), H36M_LENS, "h36m", dtype=torch.float64)
+    xy = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5
+
+    def straight(points: torch.Tensor) -> torch.Tensor:
+        return undistort(points, lens.distortion, lens.distortion_model)
+
+    class Module(torch.nn.Module):
+        def forward(self, points: torch.Tensor) -> torch.Tensor:
+            return straight(points)
+
+    expected = torch.stack([straight(points) for points in xy])
+    torch.testing.assert_close(torch.vmap(straight)(xy), expected)
+    torch.testing.assert_close(torch.export.export(Module(), (xy[0],)).module()(xy[1]), expected[1])
+    assert torch.autograd.gradcheck(straight, (xy[0].clone().requires_grad_(),), check_forward_ad=True)

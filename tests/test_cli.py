@@ -53,6 +53,15 @@ def test_fit_leaves_a_complete_run_folder(trained: Path) -> None:
     assert environment["packages"]["torch"]
 
 
+def test_checkpoints_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["fit", *TINY, "--trainer.max_steps=1", "--trainer.enable_checkpointing=false", *log_to(tmp_path, "none")]
+    assert not main(run)
+    assert (tmp_path / "none" / "metrics.csv").is_file()
+    assert not list(tmp_path.rglob("*.ckpt"))
+    said = error_of(capsys, [*run, "--trainer.callbacks=ModelCheckpoint"])
+    assert "enable_checkpointing false and the callback ModelCheckpoint contradict each other" in said
+
+
 def test_the_saved_config_runs_again_to_the_same_first_loss(trained: Path, tmp_path: Path) -> None:
     assert not main(["fit", "-c", str(trained / "config.yaml"), *log_to(tmp_path, "again")])
 

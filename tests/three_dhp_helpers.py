@@ -116,6 +116,25 @@ def write_picture(path: Path, pixels: NDArray[np.uint8]) -> Path:
     return path
 
 
+def film(sequence: Path) -> None:
+    """Put the frames and masks of a training sequence into videos, as the release has them: `video_0.avi`."""
+    import av
+
+    cameras: dict[Path, list[Path]] = {}
+    for image in sorted(sequence.glob("*/img_*.jpg")):
+        cameras.setdefault(image.parent / f"video_{image.name.split('_')[1]}.avi", []).append(image)
+    for path, images in cameras.items():
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.width = stream.height = SIDE
+            stream.pix_fmt, stream.bit_rate = "yuv420p", 8_000_000
+            for image in images:
+                pixels = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                image.unlink()
+            container.mux(stream.encode())
+
+
 def write_test_set(root: Path, sequence: str = "TS1", frames: int = 3, size: tuple[int, int] = (2048, 2048)) -> Path:
     """A test sequence; the last frame is not valid. Real focal length and size, images of one colour."""
     import h5py

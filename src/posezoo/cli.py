@@ -171,7 +171,7 @@ def _refuse_checkpoints(callbacks: list[pl.Callback]) -> None:
     name = next((type(callback).__name__ for callback in callbacks if isinstance(callback, Checkpoint)), None)
     if name:
         raise PoseZooError(
-            f"--trainer.enable_checkpointing false and the callback {name} contradict each other: leave out one of them."
+            f"--trainer.enable_checkpointing false and the callback {name} contradict each other: leave out one."
         )
 
 

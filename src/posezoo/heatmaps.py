@@ -180,17 +180,25 @@ def _is_traced() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether functorch, forward-mode differentiation, compilation, tracing or export is going on.
+
+    They need plain operations on tensors.
+    """
+    if torch.compiler.is_compiling() or _is_traced() or torch.onnx.is_in_onnx_export():
+        return True
+    # The question that torch.autograd.Function itself asks before it refuses to run; there is no public one.
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def prefers_fused(logits: Tensor, cells: int, maps: int) -> bool:
     """Whether `maps` maps of so many cells, made from `logits`, are better located in blocks by an autograd function.
 
     Never while functorch, forward-mode differentiation, compilation, tracing or export is going on.
     """
-    if torch.compiler.is_compiling() or _is_traced() or torch.onnx.is_in_onnx_export():
-        return False
-    # The question that torch.autograd.Function itself asks before it refuses to run; there is no public one.
-    if torch._C._are_functorch_transforms_active():
-        return False
-    if torch.autograd.forward_ad.unpack_dual(logits).tangent is not None:
+    if is_transformed(logits):
         return False
     return cells >= _FUSED_MAP_CELLS and cells * maps >= _FUSED_CELLS
 

@@ -34,7 +34,7 @@ def openvino_runner(file: Path, precision: OpenVinoPrecision = "float32", thread
     if precision not in get_args(OpenVinoPrecision):
         raise PoseZooError(f"unknown precision '{precision}': {did_you_mean(precision, get_args(OpenVinoPrecision))}")
     try:
-        import openvino
+        import openvino  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as error:
         raise PoseZooError("openvino is not installed: type `pip install 'posezoo[openvino]'`.") from error
     if not file.is_file():

@@ -317,7 +317,7 @@ def test_a_loader_counts_the_batches_handed_out() -> None:
     loader = mix(workers=1).train_dataloader()
     batches: Iterator[Any] = iter(loader)
     next(batches)
-    assert loader.state_dict() == {"epoch": 0, "start": 3}
+    assert loader.state_dict() == {"epoch": 0, "start": 3, "batch_size": 3, "processes": 1}
     other = mix().train_dataloader()
     assert isinstance(other, TrainLoader)
     other.load_state_dict(loader.state_dict())

@@ -381,7 +381,7 @@ def test_damaged_training_files_are_one_clear_sentence(mistake: str, tmp_path: P
 def test_videos_without_frames_are_named(tmp_path: Path) -> None:
     root = write_train(tmp_path, cameras=())
     (root / "S1" / "Seq1" / "imageSequence" / "video_0.avi").write_bytes(b"")
-    with pytest.raises(PoseZooError, match=r"3 frames only as video .*extract its videos \(ffmpeg"):
+    with pytest.raises(PoseZooError, match=r"3 frames only as video .*take them out with `posezoo prepare"):
         module(root, cameras=[0], **EVERY_FRAME).people("train")
 
 

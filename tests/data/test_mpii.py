@@ -202,7 +202,7 @@ def _no_images(root: Path) -> None:
 MISTAKES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "no images": ("json", lambda root: shutil.rmtree(root / "images"), r"has no folder 'images': unpack mpii_human"),
     "half an archive": ("json", _no_images, r"No image at .*a\.jpg, nor 2 others of 3 that the annotations name"),
-    "no annotations": ("json", lambda root: shutil.rmtree(root / "annot"), r"no annotations for 'train' \(annot/train"),
+    "no annotations": ("json", lambda root: shutil.rmtree(root / "annot"), r"no annotations for 'train': copy one"),
     "another skeleton": ("json", _change(joints=[[1, 2]] * 17), r"train\.json is not MPII's \(.*inhomogeneous"),
     "half a file": (
         "json",

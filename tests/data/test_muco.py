@@ -1,8 +1,9 @@
 """MuCo-3DHP: 3DMPPE's table, and composites made of single-person frames."""
 
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 

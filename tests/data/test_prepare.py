@@ -156,14 +156,14 @@ def test_real_images_keep_their_crops(
 
 def test_an_interrupted_run_goes_on(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(command(raw, tmp_path / "whole")) == 0
-    encode, left = build.encode_jpeg, iter(range(3))
+    encode, left = build.encode_tiled, iter(range(3))
 
     def interrupted(*args: Any, **keywords: Any) -> bytes:
         if next(left, None) is None:
             raise KeyboardInterrupt
         return encode(*args, **keywords)
 
-    monkeypatch.setattr(build, "encode_jpeg", interrupted)
+    monkeypatch.setattr(build, "encode_tiled", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main(command(raw, tmp_path / "out"))
     monkeypatch.undo()
@@ -218,7 +218,9 @@ def test_mistakes_are_one_sentence_and_nothing_is_lost(
     )
     assert "There is no folder" in error_of(capsys, command(tmp_path / "gone", out))
     assert "needs --raw FOLDER" in error_of(capsys, ["prepare", "human36m", "--root", str(out)])
-    assert "is no folder of Human3.6M" in error_of(capsys, command(tmp_path, tmp_path / "other"))
+    said = error_of(capsys, command(tmp_path, tmp_path / "other"))
+    assert "is no folder of Human3.6M" in said
+    assert "set --raw" in said  # and not the option of a training
     assert "holds other files" in error_of(capsys, command(raw, raw))
     assert "box_scal" in error_of(capsys, command(raw, out, "--set", "box_scal=1"))
     assert "--set takes NAME=VALUE" in error_of(capsys, command(raw, out, "--set", "1"))

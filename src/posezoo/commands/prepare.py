@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,11 @@ _WITHOUT = ("SyntheticPeople", "ImageFolder", "Mixed", "SearchSplit")  # made of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `posezoo prepare` takes."""
     parser.add_argument("name", help="dataset, such as human36m or mpi_inf_3dhp (posezoo list datasets)")
-    parser.add_argument("--raw", type=Path, help="folder of the original files, only read; for muco3dhp also MPI-INF-3DHP to compose from")
+    parser.add_argument(
+        "--raw",
+        type=Path,
+        help="folder of the original files, only read; for muco3dhp also that of MPI-INF-3DHP, to compose",
+    )
     parser.add_argument("--root", type=Path, help="folder to write, new or of an unfinished run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="option of the dataset, as --data.NAME"
@@ -40,6 +45,13 @@ def run(args: argparse.Namespace) -> int:
         raise PoseZooError(f"There is no folder {args.raw}: give the folder of the original files as --raw.")
     if args.workers is not None and args.workers < 0:
         raise PoseZooError(f"--workers must be 0 (this process alone) or more, got {args.workers}.")
+    try:
+        return _prepare(args)
+    except PoseZooError as error:  # readers know their folder as the option of a training
+        raise PoseZooError(re.sub(r"--data\.root\b", "--raw", str(error))) from error
+
+
+def _prepare(args: argparse.Namespace) -> int:
     from posezoo.data.prepare.build import prepare
     from posezoo.data.prepare.layout import Settings
 

@@ -260,8 +260,8 @@ class CropDataset(Dataset[dict[str, Any]]):
                 "numbers, and the last two positive: correct the annotation or remove it."
             )
         if sample.camera is not None:
-            k = sample.camera.intrinsics
-            if not (bool(k.isfinite().all()) and float(torch.linalg.det(k)) != 0):
+            k = sample.camera.intrinsics.numpy()
+            if not np.isfinite(k).all() or np.linalg.det(k) == 0:
                 raise PoseZooError(
                     f"{self._name(index)} has a camera with the intrinsics {k.tolist()}: correct its focal length."
                 )
@@ -396,7 +396,7 @@ class PoseDataModule(pl.LightningDataModule):
         prepared = PreparedRoot(self) if self.root and (self.root / INDEX).is_file() else None
         # On the instance, where they come before the methods of every subclass.
         for name in ("people", "annotation", "annotated_people"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
             if prepared is not None:
                 setattr(self, name, getattr(prepared, name))
 

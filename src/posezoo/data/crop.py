@@ -24,6 +24,8 @@ BoxKind = Literal["annotation", "pelvis_2000mm"]
 FOV_PHOTOGRAPH = 55.0  # degrees; MeTRAbs' default for uncalibrated photographs
 FOV_2D_TRAINING = 8.0  # degrees; MeTRAbs gives 2D-only training images a long lens
 _MAX_SHRINK = 32  # a 48-megapixel photograph in a 256 px crop
+_RIM = 2 + _MAX_SHRINK  # px around what a crop sees, for interpolation and averaging
+_INTERPOLATED = 4  # the same for interpolation alone, of pixels and of a JPEG's colours
 _SLACK = 1.02  # a crop may be so much finer than its pixels; 4 source px to a crop px may be computed as 3.9999
 _GRID = 4  # crop px between the points where lens distortion is computed
 
@@ -189,12 +191,15 @@ def warp(image: Pixels | SourceImage, crop: CropCamera, antialias: bool = True) 
     reduction, shrink = 1, 1
     if antialias:
         reduction, shrink = averaging(scale / float(np.sqrt(step.prod())), source.reductions)
-    pixels = source.decode(reduction)
     # Pixel centres: shrinking by k sends u to (u + 0.5) / k - 0.5.
     factor = 1 / (step * reduction)
     to_pixels = np.diag([*factor, 1.0])
     to_pixels[:2, 2] = (0.5 - np.array(source.corner)) * factor - 0.5
-    region = _clip_region(_affine(to_pixels, border), pixels.shape[1], pixels.shape[0])
+    seen = _affine(to_pixels, border)
+    rim = _RIM if shrink > 1 else _INTERPOLATED
+    pixels, first = source.decode_around(seen.min(0) - rim, seen.max(0) + rim, reduction)
+    to_pixels[:2, 2] -= first
+    region = _clip_region(seen - first, pixels.shape[1], pixels.shape[0])
     if region is None:
         return np.zeros((crop.size, crop.size, 3), np.uint8)
     return warp_region(pixels, region, shrink, to_pixels, crop)
@@ -227,7 +232,7 @@ def warp_region(
         [[1 / shrink, 0, (0.5 - x0) / shrink - 0.5], [0, 1 / shrink, (0.5 - y0) / shrink - 0.5], [0, 0, 1]]
     )
     if int(crop.source.distortion_model) == NO_DISTORTION:
-        matrix = to_patch @ to_pixels @ crop.crop_to_image.double().numpy()
+        matrix = to_patch @ to_pixels @ _homography(crop)
         return _warp_homography(patch, matrix, crop.size)
     return _warp_map(patch, crop, to_patch @ to_pixels)
 
@@ -275,7 +280,8 @@ def footprint(crop: CropCamera) -> tuple[NDArray[np.float64], float]:
     edges = [np.stack(edge, -1) for edge in ((steps, low), (steps, high), (low, steps), (high, steps))]
     points = np.concatenate([middle, *edges])
     if int(crop.source.distortion_model) == NO_DISTORTION:
-        rays = np.c_[points, np.ones(len(points))] @ crop.crop_to_image.double().numpy().T
+        matrix = _homography(crop)
+        rays = points @ matrix[:, :2].T + matrix[:, 2]
         mapped = rays[:, :2] / rays[:, 2:]
     else:
         mapped = crop.to_image(torch.as_tensor(points, dtype=torch.float32)).double().numpy()
@@ -283,10 +289,15 @@ def footprint(crop: CropCamera) -> tuple[NDArray[np.float64], float]:
     return mapped[3:], float(np.sqrt(abs(ax * by - ay * bx)))
 
 
+def _homography(crop: CropCamera) -> NDArray[np.float64]:
+    """`CropCamera.crop_to_image` of one crop [3, 3], in double precision; NumPy does so little faster than torch."""
+    to_crop = crop.intrinsics.numpy().astype(np.float64) @ crop.rotation.numpy()
+    return np.asarray(crop.source.intrinsics.numpy() @ np.linalg.inv(to_crop), np.float64)
+
+
 def _clip_region(points: NDArray[Any], width: int, height: int) -> tuple[int, int, int, int] | None:
-    margin = 2 + _MAX_SHRINK
-    low = np.floor(points.min(0)).astype(int) - margin
-    high = np.ceil(points.max(0)).astype(int) + margin
+    low = np.floor(points.min(0)).astype(int) - _RIM
+    high = np.ceil(points.max(0)).astype(int) + _RIM
     x0, y0 = np.clip(low, 0, [width, height])
     x1, y1 = np.clip(high, 0, [width, height])
     return None if x1 <= x0 or y1 <= y0 else (int(x0), int(y0), int(x1), int(y1))
@@ -294,7 +305,7 @@ def _clip_region(points: NDArray[Any], width: int, height: int) -> tuple[int, in
 
 def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCamera) -> dict[str, Any]:
     """Every label of a `Batch` row but the image, in the crop camera's frame and the target skeleton."""
-    target, flipped = spec.skeleton, bool(crop.flipped)
+    target, flipped = spec.skeleton, bool(np.linalg.det(crop.rotation.numpy()) < 0)
     joints3d, valid3d = _labels3d(sample, source, target, crop)
     joints2d, valid2d = _labels2d(sample, source, target, crop, joints3d, valid3d)
     parts = len(target.parts)
@@ -307,7 +318,7 @@ def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCame
     return {
         "intrinsics": crop.intrinsics.float(),
         "rotation": crop.rotation.float(),
-        "crop_to_image": crop.crop_to_image.float(),
+        "crop_to_image": torch.from_numpy(_homography(crop).astype(np.float32)),
         "source_intrinsics": crop.source.intrinsics.float(),
         "source_distortion": crop.source.distortion.float(),
         "distortion_model": crop.source.distortion_model,

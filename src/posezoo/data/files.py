@@ -182,8 +182,6 @@ def check_images(folder: Path, names: Sequence[str], remedy: str) -> str:
     if not missing:
         return ""
     if 2 * len(missing) > len(names):
-        raise PoseZooError(
-            f"No image at {folder / missing[0]}, nor {len(missing) - 1} others of {len(names)} that the annotations "
-            f"name: {remedy}."
-        )
+        others = f", nor {len(missing) - 1} others of {len(names)} that the annotations name"
+        raise PoseZooError(f"No image at {folder / missing[0]}{others if len(missing) > 1 else ''}: {remedy}.")
     return f"; {len(missing)} of {len(names)} images are missing (first: {folder / missing[0]})"

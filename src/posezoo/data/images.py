@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from posezoo.data.jpeg_tiles import find_tiles
 from posezoo.errors import PoseZooError
 
 Pixels = NDArray[np.uint8]
@@ -68,6 +69,18 @@ class SourceImage:
         assert self._pixels is not None
         return self._pixels
 
+    def decode_around(
+        self, low: NDArray[np.float64], high: NDArray[np.float64], reduction: int = 1
+    ) -> tuple[Pixels, tuple[int, int]]:
+        """At least those of `decode`'s pixels that lie in a rectangle, and the (x, y) of the first.
+
+        Args:
+            low: Corner (x, y) of the rectangle, in the pixels of that reduction.
+            high: The opposite corner.
+            reduction: As for `decode`, which has the errors, too.
+        """
+        return self.decode(reduction), (0, 0)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """The stored pixels, whole."""
         return np.array(self.decode(), dtype=dtype, copy=copy)
@@ -111,6 +124,19 @@ class ImageFile(SourceImage):
         if self._pixels is None or self._decoded_by != reduction:
             self._pixels, self._decoded_by = self._decode(reduction), reduction
         return self._pixels
+
+    def decode_around(
+        self, low: NDArray[np.float64], high: NDArray[np.float64], reduction: int = 1
+    ) -> tuple[Pixels, tuple[int, int]]:
+        """See `SourceImage.decode_around`; of prepared images no more than the tiles there is decoded."""
+        tiles = find_tiles(self._content) if self._pixels is None and reduction in self.reductions else None
+        if tiles is not None:
+            content, (x, y) = tiles.part((low * reduction).tolist(), (high * reduction).tolist())
+            try:
+                return _decode_jpeg(content, reduction), (x // reduction, y // reduction)
+            except ValueError:
+                pass  # a damaged file, of which `decode` knows more to say
+        return self.decode(reduction), (0, 0)
 
     def _decode(self, reduction: int) -> Pixels:
         if self.reductions == JPEG_REDUCTIONS:

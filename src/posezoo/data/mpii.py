@@ -149,7 +149,8 @@ def _find(root: Path | None, split: str) -> tuple[Path, Path, Callable[[Path], _
             return root, root / name, _read_h5 if name.endswith(".h5") else _read_json
     official = next((path for path in (root / OFFICIAL, root / "annotations" / OFFICIAL) if path.is_file()), None)
     if official is None:
-        raise PoseZooError(f"{root} has no annotations for '{split}' ({', '.join(TABLES[split])} or {OFFICIAL}).")
+        wanted = f"{', '.join(TABLES[split])} or {OFFICIAL}"
+        raise PoseZooError(f"{root} has no annotations for '{split}': copy one of {wanted} to its place there.")
     if split != "train":
         raise PoseZooError(
             f"{official} has no validation split: put HRNet's valid.json in {root / 'annot'}, or make MPII a source of "

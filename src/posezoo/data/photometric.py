@@ -198,8 +198,27 @@ def _paste_object(image: Image, rng: np.random.Generator, scale: float) -> None:
         outline = centre + outline * radius / 100
     cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     coarse = rng.integers(0, 256, (int(rng.integers(2, 9)), int(rng.integers(2, 9)), 3), np.uint8)
-    texture = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     tint, contrast = rng.uniform(0, 255, 3), rng.uniform(0.05, 0.8)
-    texture = texture * contrast + tint.astype(np.float32) * (1 - contrast)
-    alpha = mask[..., None].astype(np.float32) / 255
-    image[:] = (texture * alpha + image * (1 - alpha)).astype(np.uint8)
+    low = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, side)  # objects are small: only there is work
+    high = np.clip(np.ceil(outline.max(0)).astype(int) + 2, 0, side)
+    rows, columns = (slice(low[axis], high[axis]) for axis in (1, 0))
+    texture = _stretched(coarse, side, rows, columns) * np.float32(contrast)
+    texture = texture + (tint * (1 - contrast)).astype(np.float32)
+    behind = image[rows, columns]
+    alpha = mask[rows, columns, None] * np.float32(1 / 255)
+    image[rows, columns] = (behind + (texture - behind) * alpha).astype(np.uint8)
+
+
+def _stretched(coarse: Image, side: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+    """A part of a few colours [h, w, 3], bicubically enlarged to [side, side, 3]; 0 to 255."""
+    down, across = _bicubic(coarse.shape[0], side)[rows], _bicubic(coarse.shape[1], side)[columns]
+    bands = (down @ coarse.reshape(len(coarse), -1).astype(np.float32)).reshape(len(down), *coarse.shape[1:])
+    return np.asarray(np.clip(across @ bands, 0, 255), np.float32)
+
+
+@lru_cache(maxsize=64)
+def _bicubic(count: int, side: int) -> NDArray[np.float32]:
+    """Weights [side, count] that enlarge `count` values to `side`."""
+    weights = np.asarray(cv2.resize(np.eye(count, dtype=np.float32), (count, side), interpolation=cv2.INTER_CUBIC))
+    weights.setflags(write=False)
+    return weights

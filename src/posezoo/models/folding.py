@@ -141,7 +141,11 @@ def _per_output(conv: Any, gain: Tensor) -> Tensor:
     if isinstance(conv, nn.Conv2d):
         return gain[:, None, None, None]
     # [in, out / groups, ...]: the inputs of a group see only its outputs.
-    return gain.view(conv.groups, 1, -1).repeat_interleave(conv.in_channels // conv.groups, 1).flatten(0, 1)[..., None, None]
+    return (
+        gain.view(conv.groups, 1, -1)
+        .repeat_interleave(conv.in_channels // conv.groups, 1)
+        .flatten(0, 1)[..., None, None]
+    )
 
 
 def _rest(norm: nn.Module) -> nn.Module:

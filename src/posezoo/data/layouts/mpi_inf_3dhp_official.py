@@ -91,8 +91,8 @@ def open_official_train(
             continue
         calibration = read_calibration(folder / "camera.calibration")
         for camera, part in _read_sequence(folder, subject, seq, labels, selection, calibration, tally).items():
-            image, there, filmed = _images(root, folder, camera, part["frame"] + 1, selection.videos, tally)
-            kept = there | filmed
+            image, present, filmed = _images(root, folder, camera, part["frame"] + 1, selection.videos, tally)
+            kept = present | filmed
             if kept.any():
                 part = {name: values[kept] for name, values in part.items()}
                 part["view"] = np.full(len(part["frame"]), len(views), np.int32)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from posezoo.data.base import CropDataset, PoseDataModule, PoseDataset, single_threaded
 from posezoo.data.crop import CropDraw, CropSpec, averaging, crop_camera, footprint, subject_box
 from posezoo.data.files import write_whole
-from posezoo.data.images import Pixels, SourceImage, as_source, encode_jpeg, jpeg_size
+from posezoo.data.images import Pixels, SourceImage, as_source, jpeg_size
+from posezoo.data.jpeg_tiles import encode_tiled
 from posezoo.data.prepare.layout import INDEX, VERSION, Arrays, Settings, arguments_of, pack_people, write_index
 from posezoo.data.prepare.people import PreparedPeople
 from posezoo.data.prepare.video import FRAMES, with_frames
@@ -122,7 +122,9 @@ def prepare(
     report, sets = Report(), _open_splits(data)
     report.missing = sets.missing
     if not sets.people:
-        raise PoseZooError(next(iter(sets.missing.values()), f"{type(data).__name__} has no people to prepare."))
+        reasons = list(sets.missing.values())
+        about_files = [why for why in reasons if str(data.root) in why]  # not that a dataset never has such a split
+        raise PoseZooError(next(iter(about_files + reasons), f"{type(data).__name__} has no people to prepare."))
     about |= {"splits": sets.splits, "sets": {}, "annotation": {s: data.annotation(s) for s in sets.splits}}
     arrays: Arrays = {}
     for name, found in sets.people.items():
@@ -274,7 +276,7 @@ class _Jobs(Dataset[Done]):
         path = self.out / file_name(self.name, row)
         kept = _is_whole(path, size)
         if not kept:
-            content = encode_jpeg(cut(source, region, size), self.settings.quality)
+            content = encode_tiled(cut(source, region, size), self.settings.quality)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, content)

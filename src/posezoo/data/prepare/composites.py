@@ -103,4 +103,3 @@ def compose_release(
     if made.skipped:
         lines.append(f"skipped: {len(made.skipped)} images, such as: {made.skipped[0]}")
     return lines
-

@@ -33,9 +33,7 @@ def untracked(items: Iterable[Any], name: str, count: int) -> Iterable[Any]:
     return items
 
 
-def with_frames(
-    people: PoseDataset, raw: Path, out: Path, workers: int = 0, track: Track = untracked
-) -> PoseDataset:
+def with_frames(people: PoseDataset, raw: Path, out: Path, workers: int = 0, track: Track = untracked) -> PoseDataset:
     """The same people with images taken out of videos, where there are some.
 
     Human3.6M's are `raw/S1/Videos/Directions 1.54138969.mp4` ..., MPI-INF-3DHP's `raw/S1/Seq1/imageSequence/

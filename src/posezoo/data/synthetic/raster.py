@@ -12,6 +12,7 @@ evaluated in float32 inside that box only. Without the move, terms of 1e7 cancel
 crumble. Discriminants below zero become NaN and every comparison with NaN is false: no mask, no second pass.
 """
 
+import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -315,14 +316,14 @@ def draw_quad(
         return
     pixels = corners @ intrinsics.T
     pixels = pixels[:, :2] / pixels[:, 2:]
-    height, width = depth.shape
-    left, top = np.clip(np.floor(pixels.min(0)), 0, (width, height)).astype(int).tolist()
-    right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 0, (width, height)).astype(int).tolist()
+    left, top, right, bottom = _whole_box(pixels, depth.shape)
+    if right <= left or bottom <= top:
+        return
     normal = cross(corners[1] - corners[0], corners[2] - corners[0])
     distance = float(normal @ corners[0])
-    if right <= left or bottom <= top or abs(distance) < 1e-6:
+    if abs(distance) < 1e-6:
         return
-    inverse = np.asarray(np.linalg.inv(intrinsics), np.float64)
+    inverse = _inverse(intrinsics.tobytes())
     u, v = np.arange(left, right), np.arange(top, bottom)
     a, b, c = normal @ inverse / distance
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -332,10 +333,34 @@ def draw_quad(
     hit &= (z > 0) & (z < window)
     np.copyto(window, z, where=hit)
     np.copyto(ids[top:bottom, left:right], prop_id, where=hit)
-    rows, columns = np.nonzero(hit)
-    points = np.stack([columns + left, rows + top, np.ones_like(rows)]) * z[rows, columns]
+    where = np.flatnonzero(hit)
+    rows, columns = np.divmod(where, right - left)
+    rows += top
+    columns += left
+    points = np.empty((3, len(where)))
+    points[0], points[1], points[2] = columns, rows, 1
+    points *= z.reshape(-1).take(where)
     shade = 1 + surface.amplitude * _texture_at(surface, corners, inverse @ points)
-    image[rows + top, columns + left] = np.clip(shade[:, None] * (surface.colour * 255), 0, 255)
+    colours = shade[:, None] * (surface.colour * 255)
+    np.minimum(np.maximum(colours, 0, out=colours), 255, out=colours)
+    rows *= depth.shape[1]
+    rows += columns
+    image.reshape(-1, 3)[rows] = colours.astype(np.uint8)
+
+
+def _whole_box(pixels: Floats, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) around points [n,2], whole pixels within the frame."""
+    low, high = pixels.min(0).tolist(), pixels.max(0).tolist()
+    height, width = shape
+    left, top = (min(max(math.floor(place), 0), most) for place, most in zip(low, (width, height), strict=True))
+    right, bottom = (min(max(math.ceil(place) + 1, 0), most) for place, most in zip(high, (width, height), strict=True))
+    return left, top, right, bottom
+
+
+@lru_cache(maxsize=8)
+def _inverse(intrinsics: bytes) -> Floats:
+    """Of a camera matrix by its bytes: every face of a frame has the same one."""
+    return np.asarray(np.linalg.inv(np.frombuffer(intrinsics).reshape(3, 3)), np.float64)
 
 
 def _inside_convex(outline: Floats, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.bool_]:
