@@ -272,6 +272,7 @@ def test_an_accelerator_changes_neither_steps_nor_recipe_otherwise(tmp_path: Pat
     assert cpu == gpu
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["striding", "truncation", "hemlets", "partaware"])
 def test_the_networks_of_a_gpu_day_can_be_built(name: str, tmp_path: Path) -> None:
     run = Run(CLAIMS[name], GPU, tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,19 +90,27 @@ def test_an_offline_wandb_run_is_complete(tmp_path: Path, monkeypatch: pytest.Mo
 
 def read_wandb(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Configuration and history of a .wandb file."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
     config: dict[str, Any] = {}
     history = []
-    for data in leveldb_records(path.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
+    for record in finished_records(path):
         for update in (*record.config.update, *record.run.config.update):
             config["/".join(update.nested_key) or update.key] = json.loads(update.value_json)
         row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
         if row:
             history.append(row)
     return config, history
+
+
+def finished_records(path: Path, seconds: float = 30) -> list[Any]:
+    """All records. wandb's own process writes the file; on a busy machine it is still at it after `wandb.finish()`."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    end = time.monotonic() + seconds
+    while True:
+        records = [Record.FromString(data) for data in leveldb_records(path.read_bytes())]
+        if any(record.HasField("exit") for record in records) or time.monotonic() > end:
+            return records
+        time.sleep(0.2)
 
 
 def leveldb_records(content: bytes) -> Iterator[bytes]:
