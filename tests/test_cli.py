@@ -212,3 +212,11 @@ def test_show_batch_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sheet.shape[0] > 2 * 192
     assert sheet.std() > 10
     assert ".png" in error_of(capsys, ["show-batch", "--count=1", f"--out={tmp_path / 'sheet.docx'}", "--", *options])
+
+
+def test_a_process_group_does_not_outlive_the_work(tmp_path: Path) -> None:
+    """Gloo's threads would now and then abort a process that has done its work (exit status -6 under torchrun)."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    _leave_processes()
+    assert not torch.distributed.is_initialized()
+    _leave_processes()  # nothing to leave

@@ -7,6 +7,7 @@
 - A user's mistake is one sentence.
 """
 
+import atexit
 import errno
 import importlib
 import inspect
@@ -215,6 +216,19 @@ def main(args: list[str] | None = None) -> PoseZooCLI:
         return build(arguments, run=True)
     except SIGTERMException:  # Lightning would exit with status 0, as if the run were complete
         raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _leave_processes() -> None:
+    """End the process group before the interpreter does.
+
+    Lightning does so for NCCL only. The threads of a Gloo group that is still there at the end now and then abort a
+    process whose work is done, and torchrun then calls the whole job failed.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+atexit.register(_leave_processes)  # once a process, however often `main` is called in it
 
 
 def _silence() -> None:
