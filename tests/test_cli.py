@@ -12,6 +12,7 @@ import yaml
 from tests_cli_helpers import log_to, tiny
 
 from posezoo.__main__ import main
+from posezoo.cli import _leave_processes
 from posezoo.models.base import PoseEstimator
 from posezoo.recipes_index import find_recipe, recipe_names
 
