@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests_cli_helpers import log_to, tiny
+from tests_cli_helpers import error_of, log_to, tiny
 
 import posezoo
 from posezoo.__main__ import main
@@ -37,15 +37,6 @@ def released(trained: Path) -> Path:
     data = read_checkpoint(trained)["posezoo_data"]
     data["init_args"]["num_workers"] = 0
     return save_model(posezoo.load_model(trained), trained.parents[1] / "release", data=data)
-
-
-def error_of(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
-    capsys.readouterr()
-    assert main(args) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.startswith("posezoo: error: ")
-    assert "\n" not in message
-    return message
 
 
 def scores(folder: Path) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests_cli_helpers import error_of
 from torch import Tensor
 
 import posezoo
@@ -53,15 +54,6 @@ def crop(image: Tensor, intrinsics: Tensor, skeleton: str) -> Batch:
     batch = synthetic_batch(len(image), skeleton, image.shape[-1], labels="none")
     batch["image"], batch["intrinsics"] = image, intrinsics
     return batch
-
-
-def error_of(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
-    capsys.readouterr()
-    assert main(args) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.startswith("posezoo: error: ")
-    assert "\n" not in message
-    return message
 
 
 # ------------------------------------------------------------------------------------------------------- MeTRAbs

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from beartype import beartype
+from golden_helpers import ALIGNED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
@@ -24,25 +25,6 @@ from posezoo.geometry import (
     rotation_y,
     rotation_z,
 )
-
-# Cases of metrics.npz that carry a Procrustes-aligned prediction.
-ALIGNED = [
-    "batch1",
-    "collinear_both",
-    "collinear_pred",
-    "exact_similarity",
-    "few_valid",
-    "h36m_real",
-    "large_translation_f32",
-    "mask_one",
-    "mask_random",
-    "nan_absent",
-    "pck17",
-    "planar",
-    "rand",
-    "reflect",
-    "sequence",
-]
 
 
 def poses(seed: int, *shape: int, spread: float = 300.0) -> Tensor:

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
+from posezoo.__main__ import main
+
 
 def tiny(val_length: int = 4, devices: int = 1) -> list[str]:
     """A ten-layer network on 64 px people; the trainer's part comes last (four words)."""
@@ -30,3 +34,22 @@ def log_to(folder: Path, name: str) -> list[str]:
     """Let a run write to folder/name."""
     logger = "--trainer.logger.init_args"
     return [f"{logger}.save_dir={folder}", f"{logger}.name=", f"{logger}.version={name}"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
+    """Run a mistake: exit status 2 and one sentence on stderr, nothing else."""
+    capsys.readouterr()
+    assert main(args) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("posezoo: error: ")
+    assert "\n" not in message
+    return message
+
+
+def last_error_of(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
+    """The same for a command that reports its progress first."""
+    capsys.readouterr()
+    assert main(args) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("posezoo: error: ")]) == 1
+    return lines[-1]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bad_input_helpers import image_path, truncate, write_h36m
+from tests_cli_helpers import last_error_of
 
 from posezoo.__main__ import main
 from posezoo.data import COCO, MPIINF3DHP, Human36M, OrdinalDepth
@@ -55,14 +56,6 @@ def psnr(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def error_of(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
-    capsys.readouterr()
-    assert main(args) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len([line for line in lines if line.startswith("posezoo: error: ")]) == 1
-    return lines[-1]
 
 
 # --------------------------------------------------------------------------------------------- the same batches
@@ -213,22 +206,22 @@ def test_mistakes_are_one_sentence_and_nothing_is_lost(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, before = tmp_path / "out", contents(raw)
-    assert "there is no dataset 'human37m' to prepare: did you mean Human36M" in error_of(
+    assert "there is no dataset 'human37m' to prepare: did you mean Human36M" in last_error_of(
         capsys, command(raw, out, name="human37m")
     )
-    assert "There is no folder" in error_of(capsys, command(tmp_path / "gone", out))
-    assert "needs --raw FOLDER" in error_of(capsys, ["prepare", "human36m", "--root", str(out)])
-    said = error_of(capsys, command(tmp_path, tmp_path / "other"))
+    assert "There is no folder" in last_error_of(capsys, command(tmp_path / "gone", out))
+    assert "needs --raw FOLDER" in last_error_of(capsys, ["prepare", "human36m", "--root", str(out)])
+    said = last_error_of(capsys, command(tmp_path, tmp_path / "other"))
     assert "is no folder of Human3.6M" in said
     assert "set --raw" in said  # and not the option of a training
-    assert "holds other files" in error_of(capsys, command(raw, raw))
-    assert "box_scal" in error_of(capsys, command(raw, out, "--set", "box_scal=1"))
-    assert "--set takes NAME=VALUE" in error_of(capsys, command(raw, out, "--set", "1"))
-    assert "--quality between 1 and 100" in error_of(capsys, command(raw, out, "--quality", "0"))
-    assert "--data.augmentation.zoom must be" in error_of(capsys, command(raw, out, "--zoom", "2", "1"))
+    assert "holds other files" in last_error_of(capsys, command(raw, raw))
+    assert "box_scal" in last_error_of(capsys, command(raw, out, "--set", "box_scal=1"))
+    assert "--set takes NAME=VALUE" in last_error_of(capsys, command(raw, out, "--set", "1"))
+    assert "--quality between 1 and 100" in last_error_of(capsys, command(raw, out, "--quality", "0"))
+    assert "--data.augmentation.zoom must be" in last_error_of(capsys, command(raw, out, "--zoom", "2", "1"))
     occupied = tmp_path / "occupied"
     occupied.write_text("mine")
-    assert "cannot be written" in error_of(capsys, command(raw, occupied))
+    assert "cannot be written" in last_error_of(capsys, command(raw, occupied))
     assert occupied.read_text() == "mine"
     assert contents(raw) == before
 
@@ -245,7 +238,7 @@ def test_a_full_disk_is_said_and_can_be_gone_on_from(
         write(path, content)
 
     monkeypatch.setattr(build, "write_whole", full)
-    assert "is full: make room and type the same command again" in error_of(capsys, command(raw, tmp_path / "out"))
+    assert "is full: make room and type the same command again" in last_error_of(capsys, command(raw, tmp_path / "out"))
     monkeypatch.undo()
     assert main(command(raw, tmp_path / "out")) == 0
 
@@ -255,11 +248,11 @@ def test_another_preparation_is_never_mixed_in(raw: Path, tmp_path: Path, capsys
     assert main(command(raw, out)) == 0
     assert main(command(raw, out)) == 0  # the same again is fine
     before = contents(out)
-    assert "holds another preparation (its settings is" in error_of(capsys, command(raw, out, "--quality", "80"))
-    assert "holds another preparation (its arguments is" in error_of(
+    assert "holds another preparation (its settings is" in last_error_of(capsys, command(raw, out, "--quality", "80"))
+    assert "holds another preparation (its arguments is" in last_error_of(
         capsys, command(raw, out, "--set", "box_scale=1.5")
     )
-    assert "is prepared already" in error_of(capsys, command(out, tmp_path / "twice"))
+    assert "is prepared already" in last_error_of(capsys, command(out, tmp_path / "twice"))
     assert contents(out) == before
 
 

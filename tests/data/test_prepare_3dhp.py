@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests_cli_helpers import last_error_of
 from three_dhp_helpers import film, write_picture, write_train
 
 from posezoo.__main__ import main
@@ -44,14 +45,6 @@ def videos(images: Path, tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def error_of(capsys: pytest.CaptureFixture[str], args: list[str]) -> str:
-    capsys.readouterr()
-    assert main(args) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len([line for line in lines if line.startswith("posezoo: error: ")]) == 1
-    return lines[-1]
 
 
 # ------------------------------------------------------------------------------------------------- small images
@@ -125,7 +118,7 @@ def test_videos_cannot_be_trained_from_and_damaged_ones_are_named(
         MPIINF3DHP(str(videos), **FRAME_OPTIONS).people("train")
     video = videos / "S1/Seq1/imageSequence/video_2.avi"
     video.write_bytes(video.read_bytes()[:300])
-    said = error_of(capsys, small(videos, tmp_path / "out"))
+    said = last_error_of(capsys, small(videos, tmp_path / "out"))
     assert "video_2.avi" in said
     assert "download its archive again" in said
 
@@ -211,17 +204,18 @@ def test_mistakes_in_composing_are_one_sentence(
     images: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert "composites have no imges; did you mean images" in error_of(capsys, command(images, out, "imges=3"))
-    assert "--set people is a whole number, at least 1, got 0" in error_of(capsys, command(images, out, "people=0"))
-    assert "--set apart is a distance" in error_of(capsys, command(images, out, "apart=far"))
-    assert "No 9 frames of one camera" in error_of(capsys, command(images, out, "people=9"))
-    assert "has no subject 'S9'" in error_of(capsys, command(images, out, "train_subjects=[S9]"))
-    assert "backgrounds" in error_of(capsys, command(images, out, f"backgrounds={tmp_path / 'gone'}"))
+    assert "composites have no imges; did you mean images" in last_error_of(capsys, command(images, out, "imges=3"))
+    nobody = last_error_of(capsys, command(images, out, "people=0"))
+    assert "--set people is a whole number, at least 1, got 0" in nobody
+    assert "--set apart is a distance" in last_error_of(capsys, command(images, out, "apart=far"))
+    assert "No 9 frames of one camera" in last_error_of(capsys, command(images, out, "people=9"))
+    assert "has no subject 'S9'" in last_error_of(capsys, command(images, out, "train_subjects=[S9]"))
+    assert "backgrounds" in last_error_of(capsys, command(images, out, f"backgrounds={tmp_path / 'gone'}"))
     assert not out.exists()
     (videos / "S1/Seq1/FGmasks/video_0.avi").unlink()
     shutil.rmtree(videos / "S2")
-    said = error_of(capsys, command(videos, out, "cameras=[0]"))
+    said = last_error_of(capsys, command(videos, out, "cameras=[0]"))
     assert "No video at" in said
     assert "FGmasks" in said
     assert main(command(images, tmp_path / "mine")) == 0
-    assert "holds another preparation" in error_of(capsys, command(images, tmp_path / "mine", "images=4"))
+    assert "holds another preparation" in last_error_of(capsys, command(images, tmp_path / "mine", "images=4"))

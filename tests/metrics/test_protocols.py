@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_helpers import ALIGNED, load
 from scipy import integrate
 from torch import Tensor
 
@@ -30,24 +31,7 @@ from posezoo.metrics.protocols import (
 )
 from posezoo.skeletons import H36M17, MPI_INF_3DHP_17, SMPL24, get_skeleton
 
-CASES = [
-    "batch1",
-    "collinear_both",
-    "collinear_pred",
-    "exact_similarity",
-    "few_valid",
-    "h36m_real",
-    "large_translation_f32",
-    "mask_one",
-    "mask_random",
-    "nan_absent",
-    "pck17",
-    "planar",
-    "rand",
-    "reflect",
-    "sequence",
-    "threshold_edge",
-]
+CASES = [*ALIGNED, "threshold_edge"]
 SINGLE = sorted(name for name, protocol in PROTOCOLS.items() if isinstance(protocol, SinglePerson))
 
 # The adaptive quadrature of 3DPW's evaluator leaves this much on a curve of 200 corners.
@@ -63,12 +47,6 @@ def single(name: str) -> SinglePerson:
 def poses(seed: int, count: int, joints: int, spread: float = 200.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return spread * torch.randn(count, joints, 3, generator=generator, dtype=torch.float64)
-
-
-def load(data: dict[str, np.ndarray], case: str) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    pred, target = (torch.from_numpy(data[f"{case}.{key}"]) for key in ("pred", "gt"))
-    valid = torch.from_numpy(data[f"{case}.mask"]) if f"{case}.mask" in data else None
-    return pred, target, valid, int(data[f"{case}.root"])
 
 
 # --- functions ---------------------------------------------------------------------------------------------------

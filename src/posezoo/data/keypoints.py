@@ -1,5 +1,6 @@
-"""Photographs with annotated 2D joints, without cameras and depths: what COCO and MPII have in common."""
+"""Photographs with 2D joints, without cameras and 3D labels: what COCO, MPII and ordinal depth have in common."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,28 @@ class KeypointModule(PoseDataModule):
         return f"{type(self).__name__}: 2D joints only, nothing is scored in mm"
 
 
+class PhotographPeople(PoseDataset):
+    """People of photographs of any size: the annotations do not tell it, the files do."""
+
+    @abstractmethod
+    def path(self, index: int) -> Path:
+        """The image of a person."""
+
+    @abstractmethod
+    def _sample(self, index: int, image: SourceImage | None, size: tuple[int, int]) -> Sample: ...
+
+    def read(self, index: int, draw: int = 0) -> Sample:
+        """One person with the image."""
+        image = open_image(self.path(index))
+        return self._sample(index, image, image.size)
+
+    def read_labels(self, index: int) -> Sample:
+        """One person; of the image only the header is read."""
+        return self._sample(index, None, picture_size(self.path(index)))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class KeypointPeople(PoseDataset):
+class KeypointPeople(PhotographPeople):
     """Annotated people as arrays: no object per sample that loader processes would copy.
 
     Attributes:
@@ -73,15 +94,6 @@ class KeypointPeople(PoseDataset):
 
     def __len__(self) -> int:
         return len(self.image)
-
-    def read(self, index: int, draw: int = 0) -> Sample:
-        """One person with the image."""
-        image = open_image(self.path(index))
-        return self._sample(index, image, image.size)
-
-    def read_labels(self, index: int) -> Sample:
-        """One person; of the image only the header is read."""
-        return self._sample(index, None, picture_size(self.path(index)))
 
     def _sample(self, index: int, image: SourceImage | None, size: tuple[int, int]) -> Sample:
         return Sample(

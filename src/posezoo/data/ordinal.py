@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from posezoo.data.base import ImageError, PoseDataModule, PoseDataset
+from posezoo.data.base import ImageError
 from posezoo.data.boxes import joint_boxes as joint_boxes
-from posezoo.data.crop import CropSpec
 from posezoo.data.folder import picture_size
-from posezoo.data.images import SourceImage, open_image
+from posezoo.data.images import SourceImage
+from posezoo.data.keypoints import KeypointModule, PhotographPeople
 from posezoo.data.mat import read_mat
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import LSP14, MPII16, Skeleton, get_skeleton
@@ -34,7 +34,7 @@ _FEWEST_VOTES = 50  # legs whose bend must be known before it says anything abou
 Order = NDArray[np.int8]
 
 
-class OrdinalDepth(PoseDataModule):
+class OrdinalDepth(KeypointModule):
     """2D joints and annotated depth order, without 3D labels or cameras: a weak source for `Mixed`.
 
     One folder of the release, so LSP and MPII are two sources. Joint order is MPII's for 16 joints and LSP's for 14. A
@@ -75,17 +75,9 @@ class OrdinalDepth(PoseDataModule):
         self.positive, self.first_pixel, self.margin, self.val_share = positive, first_pixel, margin, val_share
         self._everybody: OrdinalPeople | None = None
 
-    @property
-    def spec(self) -> CropSpec:
-        """What the crops look like; the box never depends on 3D."""
-        return CropSpec(get_skeleton(self.skeleton), self.image_size, self.crop, "annotation")
-
     def people(self, split: str) -> "OrdinalPeople":
         """The people of "train" or "val": the first and the last in the file."""
-        if split not in ("train", "val"):
-            raise PoseZooError(
-                f"OrdinalDepth has no '{split}' split: it has no 3D labels to score; use another --data."
-            )
+        self.check_split(split)
         if split == "val" and not self.val_share:
             raise PoseZooError(
                 "OrdinalDepth keeps nobody for validation: set --data.val_share, or make it a source of --data Mixed, "
@@ -106,7 +98,7 @@ class OrdinalDepth(PoseDataModule):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OrdinalPeople(PoseDataset):
+class OrdinalPeople(PhotographPeople):
     """Annotated people as arrays; one image each.
 
     Attributes:
@@ -136,15 +128,6 @@ class OrdinalPeople(PoseDataset):
         """The people of some rows."""
         arrays = (self.number, self.joints2d, self.valid2d, self.order, self.valid_order, self.boxes)
         return OrdinalPeople(self.root, self.file_name, self.skeleton, *(array[rows] for array in arrays))
-
-    def read(self, index: int, draw: int = 0) -> Sample:
-        """One person with the image."""
-        image = open_image(self.path(index))
-        return self._sample(index, image, image.size)
-
-    def read_labels(self, index: int) -> Sample:
-        """One person; of the image only the header is read."""
-        return self._sample(index, None, picture_size(self.path(index)))
 
     def _sample(self, index: int, image: SourceImage | None, size: tuple[int, int]) -> Sample:
         return Sample(
