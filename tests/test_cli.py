@@ -221,3 +221,23 @@ def test_a_process_group_does_not_outlive_the_work(tmp_path: Path) -> None:
     _leave_processes()
     assert not torch.distributed.is_initialized()
     _leave_processes()  # nothing to leave
+
+
+def test_the_demo_looks_at_the_photograph_before_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("not a picture")
+    assert "broken.jpg is not a readable image" in error_of(
+        capsys, ["demo", "--image", str(broken), "--out", str(tmp_path / "demo")]
+    )
+    assert not (tmp_path / "demo").exists()
+
+
+def test_infer_names_a_file_that_stands_where_its_folder_should_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken, photo = tmp_path / "taken", tmp_path / "photo.png"
+    taken.write_text("mine")
+    cv2.imwrite(str(photo), np.zeros((64, 64, 3), np.uint8))
+    words = ["infer", str(photo), "--detector", "none", "--device", "cpu", "--out", str(taken)]
+    assert "choose another folder" in error_of(capsys, words)
+    assert taken.read_text() == "mine"

@@ -45,7 +45,7 @@ def disk_errors(path: Path, action: str = "write") -> Iterator[None]:
     """
     try:
         yield
-    except (URLError, TimeoutError):  # network trouble is an OSError too
+    except (URLError, TimeoutError, BrokenPipeError):  # network trouble is an OSError too
         raise
     except OSError as error:
         raise PoseZooError(

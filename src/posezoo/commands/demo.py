@@ -22,6 +22,10 @@ def run(args: argparse.Namespace) -> int:
     """Render, train, test, predict; 0 if the model beats the mean pose by 30 %."""
     if args.image is not None and not args.image.is_file():
         raise PoseZooError(f"there is no picture at {args.image}: check the path after --image (or IMAGE=).")
+    if args.image is not None:  # before minutes of training, not after them
+        from posezoo.data.images import read_image
+
+        read_image(args.image)
     started = time.monotonic()
     out: Path = args.out
     checkpoint = _train(out)

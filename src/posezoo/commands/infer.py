@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when every source was read, 1 when some could not be."""
     formats = _checked(args)
+    from posezoo.fetch import disk_errors
     from posezoo.light import import_models_to_predict
 
     import_models_to_predict()
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         memory_mb=args.memory_mb,
     )
     job = _Job(args, formats, pose, boxes, cameras)
-    with _progress() as progress:
+    with disk_errors(args.out), _progress() as progress:
         job.progress = progress
         job.pictures([source for source in sources if source.kind == "picture"])
         for source in sources:

@@ -4,7 +4,7 @@ import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -275,8 +275,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         """What `read` makes of the sample, or of the one that stands in for it, with its index."""
         if self.bad is None:
             return index, read(index)
-        pool = np.arange(len(self)) if self.pool is None else self.pool
-        place = int(np.searchsorted(pool, index))
+        pool: Sequence[int] | NDArray[np.int64] = range(len(self)) if self.pool is None else self.pool
+        place = index if self.pool is None else int(np.searchsorted(self.pool, index))
         first: ImageError | None = None
         for step in range(min(len(pool), MAX_BAD_IN_A_ROW)):
             at = int(pool[(place + step) % len(pool)])

@@ -231,7 +231,8 @@ class Human36MPeople(PoseDataset):
             valid2d=self.valid2d[index],
             identity={
                 "action": int(self.action[index]),
-                "sequence": int(self.recording[index]),
+                # `recording` would be computed for every frame.
+                "sequence": int(self.scene[index]) * len(self.cameras) + int(self.view[index]),
                 "frame": int(self.frame[index]),
                 "image_id": index,
             },

@@ -59,8 +59,9 @@ def fold_batch_norms(network: Network, *example: Any) -> Network:
         for name, child in parent.named_children():
             if child in replaced:
                 setattr(parent, name, replaced[child])
-    for before, after in zip(network.parameters(), folded.parameters(), strict=False):
-        after.requires_grad_(before.requires_grad)
+    trained = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    for name, parameter in folded.named_parameters():  # a bias that folding made follows its weight
+        parameter.requires_grad_(trained.get(name, trained.get(name.removesuffix("bias") + "weight", True)))
     _check(network, folded, example)
     return folded
 
