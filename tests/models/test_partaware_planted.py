@@ -39,6 +39,7 @@ def planted(count: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
 GROUPS = {"a": ("near",), "b": ("far",)}
 HEAD: dict[str, Any] = {"output_stride": 1, "depth_bins": 1}
 WIDTH = 16
+NODES = 2  # two narrow operations in a row cannot see eight cells away, two wide ones just do
 
 
 def losses(network: nn.Module, count: int, g: torch.Generator) -> Tensor:
@@ -47,12 +48,12 @@ def losses(network: nn.Module, count: int, g: torch.Generator) -> Tensor:
     return (network(image).coords[..., :2] - target).abs().sum(-1).mean(0)  # type: ignore[no-any-return]
 
 
-def search(seed: int, steps: int = 300, warmup: int = 50) -> SuperNetwork:
+def search(seed: int, steps: int = 500, warmup: int = 50) -> SuperNetwork:
     """A search from one seed; the architecture begins to learn after the warm-up."""
     torch.manual_seed(seed)
     g, encoder = torch.Generator().manual_seed(seed), Pixels()
     arch_options: dict[str, Any] = {"edge_weights": False}
-    network = SuperNetwork(encoder, GROUPS, TOY, [WIDTH], OPERATIONS, 3, 1, False, arch_options, **HEAD)  # type: ignore[arg-type]
+    network = SuperNetwork(encoder, GROUPS, TOY, [WIDTH], OPERATIONS, NODES, 1, False, arch_options, **HEAD)  # type: ignore[arg-type]
     arch = list(network.arch.parameters())
     weights = [p for name, p in network.named_parameters() if not name.startswith("arch.")]
     optimizer = torch.optim.Adam(weights, lr=5e-3)
@@ -75,7 +76,7 @@ def wide_share(network: SuperNetwork, group: str) -> float:
     return float(network.arch.alpha[f"{group}/0"].detach().softmax(-1)[:, wide].sum(1).mean())
 
 
-def retrained(cells: dict[str, Any], seed: int, steps: int = 150) -> float:
+def retrained(cells: dict[str, Any], seed: int, steps: int = 300) -> float:
     """Error of a derived network on new pictures, cells of 16, summed over both joints."""
     torch.manual_seed(seed)
     g, genotype = torch.Generator().manual_seed(1000 + seed), Genotype(GROUPS, cells, None, {}, ())
@@ -92,11 +93,7 @@ def retrained(cells: dict[str, Any], seed: int, steps: int = 150) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(6000)
 def test_a_joint_beside_its_cue_gets_wider_operations() -> None:
-    """Measured: 0.497 against 0.350 (seed 0); the dossier asks for 0.15 more, to be calibrated.
-
-    Its other half, that each group's own cell (A3) beats the other group's (A4), is printed and not asserted: both
-    solve this toy to a tenth of a cell, and the sign of the difference changed with the size that we tried.
-    """
+    """Each group's own cell (A3) beats the other group's (A4), and the far joint's operations see farther."""
     gaps = []
     for seed in range(3):
         network = search(seed)
@@ -104,4 +101,5 @@ def test_a_joint_beside_its_cue_gets_wider_operations() -> None:
         own, permuted = (retrained(c, seed) for c in (cells, {"a": cells["b"], "b": cells["a"]}))
         print(f"seed {seed}: wide a {shares[0]:.3f}, b {shares[1]:.3f}; error A3 {own:.3f}, A4 {permuted:.3f} cells")
         gaps.append(shares[1] - shares[0])
-    assert sum(gaps) / 3 > 0.05
+        assert own < permuted / 3
+    assert sum(gaps) / 3 > 0.15

@@ -23,7 +23,7 @@ from posezoo.skeletons import MUCO21
 TABLE = "MuCo-3DHP.json"
 _TABLE_FOLDERS = ("", "annotations", "data")
 _IMAGE_FOLDERS = ("", "images", "data")
-_REMEDY = "take MuCo-3DHP.json and the images from 3DMPPE, or make composites (docs/datasets.md)"
+_REMEDY = "take MuCo-3DHP.json and the images from 3DMPPE, or make composites (docs/datasets/muco3dhp.md)"
 
 
 class MuCo3DHP(PoseDataModule):
