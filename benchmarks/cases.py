@@ -1,4 +1,4 @@
-"""What a benchmark is: contenders over the same inputs, how wrong each may be, and what issue 8 asks of ours."""
+"""What a benchmark is: contenders over the same inputs, how wrong each may be, and what is asked of ours."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 8 asks for.
+    """What is asked of ours; set before anything was measured.
 
     Attributes:
         what: "speed": at least `limit` times `against`. "rate": at least `limit` items per CPU-second. "seconds": at
@@ -69,7 +69,7 @@ class Case:
     Attributes:
         name: `hot_spot/variant`.
         make: quick -> Bench; module-level functions only, since fresh processes find them by name.
-        targets: Of issue 8; none where it only asks for the number.
+        targets: None where only the number is of interest.
         unit: Of the errors.
         memory: Measure extra memory.
         most_rounds: For calls of seconds.

@@ -1,6 +1,14 @@
-"""From a large JPEG to an augmented crop of 256 px: 3DMPPE's way beside what `CropDataset` does."""
+"""From a JPEG to an augmented crop of 256 px, of large frames and of prepared data: 3DMPPE's way and `CropDataset`'s.
 
+Prepared data are made of the samples of Human3.6M and MPI-INF-3DHP below $POSEZOO_SHARED (../shared) where these are
+there, and of rendered frames with the like cameras where not.
+"""
+
+import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +18,24 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
+from benchmarks.core import ROOT
 from posezoo.cameras import Camera, CropCamera
-from posezoo.data.base import open_image, read_image
-from posezoo.data.crop import CropDraw, CropSpec, crop_camera, make_labels, warp
+from posezoo.data import MPIINF3DHP, Human36M
+from posezoo.data.base import CropDataset, PoseDataModule, PoseDataset, open_image, read_image
+from posezoo.data.crop import Augmentation, CropDraw, CropSpec, crop_camera, make_labels, warp
+from posezoo.data.prepare.build import prepare
+from posezoo.data.prepare.layout import Settings
 from posezoo.data.synthetic import render_sample
-from posezoo.skeletons import get_skeleton
+from posezoo.data.transport import collate
+from posezoo.errors import PoseZooError
+from posezoo.skeletons import H36M17, get_skeleton
 from posezoo.structures import Sample
 
 SIDE, FINER = 256, 8
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+ORIGINAL, BATCH = "the original files", 32
+SAMPLES = Path(os.environ.get("POSEZOO_SHARED", ROOT / ".." / "shared")) / "data"
+LENS = [-0.2071, 0.2478, -0.0014, -0.00098, -0.0031]  # of a Human3.6M camera
 FOLDER = tempfile.TemporaryDirectory(prefix="posezoo-bench-")  # gone when the process ends
 
 
@@ -100,7 +117,91 @@ def make(size: int, quick: bool) -> Bench:
     return Bench(calls, errors, {REFERENCE: 6.0, OURS: 2.0}, items=len(flips))
 
 
+class RenderedFrames(PoseDataModule):
+    """A person in a rendered frame of `size` px, with or without lens distortion."""
+
+    def __init__(self, root: str | None = None, *, size: int = 2048, lens: bool = False, **keywords: Any) -> None:
+        super().__init__(root, **keywords)
+        self.size, self.lens = size, lens
+
+    def people(self, split: str) -> PoseDataset:
+        if split != "test":
+            raise PoseZooError("rendered frames are a test split")
+        return OneFrame(self.size, self.lens)
+
+
+class OneFrame(PoseDataset):
+    skeleton = H36M17
+
+    def __init__(self, size: int, lens: bool) -> None:
+        self.path = frame(size)
+        k = Camera.from_field_of_view(50.0, size, size).intrinsics
+        box = np.array([0.25 * size, 0.25 * size, 0.25 * size, 0.45 * size], np.float32)
+        camera = Camera.create(k, LENS if lens else None, "h36m" if lens else None)
+        joints = (300 * np.random.default_rng(0).standard_normal((17, 3)) + [-500, -200, 4000]).astype(np.float32)
+        self.sample = Sample(None, box, (size, size), camera, joints)
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int, draw: int = 0) -> Sample:
+        return replace(self.sample, image=open_image(self.path))
+
+    def read_labels(self, index: int) -> Sample:
+        return self.sample
+
+
+def human36m(root: str | None, quick: bool, **keywords: Any) -> PoseDataModule:
+    if not quick and (SAMPLES / "h36m").is_dir():
+        return Human36M(root or str(SAMPLES / "h36m"), **keywords)
+    return RenderedFrames(root, size=256 if quick else 1000, lens=True, **keywords)
+
+
+def mpi_inf_3dhp(root: str | None, quick: bool, **keywords: Any) -> PoseDataModule:
+    if not quick and (SAMPLES / "mpi_inf_3dhp").is_dir():
+        return MPIINF3DHP(root or str(SAMPLES / "mpi_inf_3dhp"), **keywords)
+    return RenderedFrames(root, size=512 if quick else 2048, **keywords)
+
+
+def make_prepared(kind: Callable[..., PoseDataModule], augmentation: Augmentation, quick: bool) -> Bench:
+    """Batches of training crops as one loader process makes them, of prepared data and of the original files."""
+    out = Path(FOLDER.name) / f"{kind.__name__}-{quick}"
+    if not out.exists():
+        prepare(kind(None, quick), out, Settings())
+    sources = {}
+    for name, root in ((ORIGINAL, None), (OURS, str(out))):
+        data = kind(root, quick, crop="look_at")
+        sources[name] = CropDataset(data.people("test"), data.spec, augmentation)
+    keys = [(draw % len(sources[OURS]), draw) for draw in range(4 if quick else BATCH)]
+    calls = {name: partial(load, crops, keys) for name, crops in sources.items()}
+
+    def errors() -> dict[str, float]:
+        """Root mean square difference of the pixels; everything else is the same."""
+        exact, found = (calls[name]() for name in (ORIGINAL, OURS))
+        assert all(torch.equal(exact[key], found[key]) for key in exact if key != "image")
+        apart = (exact["image"].double() - found["image"].double()).square().mean().sqrt()
+        return {ORIGINAL: 0.0, OURS: float(apart)}
+
+    return Bench(calls, errors, {ORIGINAL: 0.0, OURS: 8.0}, items=len(keys))
+
+
+def load(crops: CropDataset, keys: list[tuple[int, int]]) -> Any:
+    return collate([crops[key] for key in keys])
+
+
+GEOMETRY, ALL = Augmentation(occlusion=0, colour=False), Augmentation()
 register(
     Case("large_frames/2048px", make, {"size": 2048}, (Target("speed", 3.0),), "grey levels"),
     Case("large_frames/1000px", make, {"size": 1000}, (), "grey levels"),
+    *(
+        Case(
+            f"large_frames/prepared-{kind.__name__}{'' if augmentation is GEOMETRY else '-colour-and-occlusion'}",
+            make_prepared,
+            {"kind": kind, "augmentation": augmentation},
+            (Target("rate", 700.0),) if augmentation is GEOMETRY else (),
+            "grey levels",
+        )
+        for kind in (human36m, mpi_inf_3dhp)
+        for augmentation in (GEOMETRY, ALL)
+    ),
 )

@@ -14,7 +14,7 @@ DISTANCES = (2, 5, 20, 100)
 def people(batch: int, metres: float) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels, root-relative poses and intrinsics of people who stand off the optical axis, in float64.
 
-    So far off that MeTRAbs' ridge moves them by a little over 90 mm at 20 m: the case that issue 8 speaks of.
+    So far off that MeTRAbs' ridge moves them by a little over 90 mm at 20 m: the case that the target speaks of.
     """
     g = torch.Generator().manual_seed(0)
     rel = 300 * torch.randn(batch, 17, 3, generator=g, dtype=torch.float64)

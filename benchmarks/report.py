@@ -12,7 +12,7 @@ UNMEASURED = {
     "skips rows, but needs 7.4 ms at 1/4 where simplejpeg decodes all in 6.6; PyTurboJPEG needs a library that "
     "its wheel does not bring",
     "OpenVINO at 9x to 14x": "needs a processor with AMX; `inference/effnetv2s-openvino-*` is without",
-    "GPU kernels, images/s, FLOP utilisation": "needs a GPU",
+    "GPU kernels, images/s, FLOP utilisation": "needs a GPU: `python -m benchmarks.gpu` on a machine with one",
 }
 
 
@@ -72,7 +72,8 @@ def _time_rows(case: Case, bench: Bench, timing: Timing) -> Iterator[Row]:
 
 
 def _error_rows(case: Case, errors: dict[str, float]) -> Iterator[Row]:
-    told = _verdict([t for t in case.targets if t.what == "error"], lambda t: errors[OURS] <= t.limit, "≤ {:g}")
+    targets = [t for t in case.targets if t.what == "error"]
+    told = _verdict(targets, lambda t: errors[OURS] <= t.limit, f"≤ {{:g}} {case.unit}".strip())
     for other in [name for name in errors if name != OURS] or [""]:
         yield Row(case.name, "error", other, errors.get(other), errors[OURS], case.unit, None, None, *told)
         told = ("", None)  # it does not depend on the other contender: say it once
@@ -83,7 +84,7 @@ def _memory_rows(case: Case, bench: Bench, peaks: dict[str, float]) -> Iterator[
     beyond = max(0.0, peaks[OURS] - bench.own_mb) / bench.base_mb if bench.base_mb else 0.0
     for other in _others(bench):
         ratios = [t for t in case.targets if t.what == "memory" and t.against == other]
-        told = _verdict(ratios, lambda t, o=other: peaks[OURS] <= t.limit * peaks[o], "≤ {:.3g} of it")
+        told = _verdict(ratios, lambda t, o=other: peaks[OURS] <= t.limit * peaks[o], "≤ {:.3g} of the reference's")
         if shares:
             told = _verdict(shares, lambda t: beyond <= t.limit, "≤ {:.0%} of the volume")
         ratio = peaks[other] / max(peaks[OURS], 1e-3)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import formulas
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
-from posezoo.heatmaps import block_maps, locate_block, pull_block
+from posezoo.heatmaps import block_maps, locate_block, overwrite_block
 from posezoo.models.heads import VolumetricHead, as_volumes
 
 CELLS = 64
@@ -79,7 +79,7 @@ def overwriting(logits: Tensor) -> tuple[Tensor, Tensor]:
     blocks = maps.split(block_maps(maps[0].numel(), maps.device))
     coords = [locate_block(block, "corners") for block in blocks]
     for block, found in zip(blocks, coords, strict=True):
-        block.copy_(pull_block(block, found, wanted_coords(found * (CELLS - 1)) * (CELLS - 1), "corners"))
+        overwrite_block(block, found, wanted_coords(found * (CELLS - 1)) * (CELLS - 1), "corners")
     return torch.cat(coords).view(*logits.shape[:2], 3) * (CELLS - 1), logits
 
 

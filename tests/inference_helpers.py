@@ -34,12 +34,12 @@ class Stub(nn.Module):
         super().__init__()
         self.skeleton, self.image_size, self.crop, self.box, self.root = H36M17, size, crop, "annotation", 0
         self.pose = torch.tensor(person() if pose is None else pose)
-        self.layer = nn.Identity()
+        self.network = nn.Identity()
         self.batches: list[Batch] = []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         self.batches.append(batch)
-        self.layer(batch["image"].float())
+        self.network(batch["image"].float())
         joints3d = self.answer(batch)
         return Prediction(
             joints3d=joints3d,

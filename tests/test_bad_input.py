@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -127,7 +128,7 @@ def test_spoilt_data_are_one_sentence_and_nothing_is_lost(
     spoil, expected = SPOILT[name]
     spoil(root)
     before = contents(tmp_path)
-    message = error_of(capsys, [*fit_options(root), *log_to(tmp_path / "runs", "fit")])
+    message = error_of(capsys, [*fit_options(root), "--data.on_bad_image=raise", *log_to(tmp_path / "runs", "fit")])
     assert expected.format(root=root, image=image_path(root, 2)) in message
     after = contents(tmp_path)
     assert {key: after.get(key) for key in before} == before
@@ -214,7 +215,7 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def test_the_next_readable_sample_stands_in_for_a_bad_one(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = module(damaged, on_bad_image="skip", augmentation=AUGMENTATION)
+    data = module(damaged, augmentation=AUGMENTATION)
     crops = data.crops("train")
     with pytest.warns(BadImageWarning) as caught:
         found = [int(crops[index, draw]["index"]) for draw in range(2) for index in range(6)]
@@ -233,7 +234,7 @@ def test_the_next_readable_sample_stands_in_for_a_bad_one(damaged: Path, capsys:
 def test_batches_with_stand_ins_do_not_depend_on_workers(
     workers: int, damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings: dict[str, Any] = {"on_bad_image": "skip", "augmentation": AUGMENTATION, "batch_size": 2}
+    settings: dict[str, Any] = {"augmentation": AUGMENTATION, "batch_size": 2}
     alone, helped = module(damaged, **settings), module(damaged, num_workers=workers, **settings)
     for epoch in range(2):
         assert_same(batches(alone, epoch), batches(helped, epoch))
@@ -242,7 +243,7 @@ def test_batches_with_stand_ins_do_not_depend_on_workers(
 
 
 def test_a_resumed_epoch_has_the_same_stand_ins(damaged: Path) -> None:
-    settings: dict[str, Any] = {"on_bad_image": "skip", "augmentation": AUGMENTATION, "batch_size": 2}
+    settings: dict[str, Any] = {"augmentation": AUGMENTATION, "batch_size": 2}
     whole = batches(module(damaged, **settings), epoch=1)
     loader: Any = module(damaged, **settings).train_dataloader()
     loader.load_state_dict({"epoch": 1, "start": 2})
@@ -252,7 +253,7 @@ def test_a_resumed_epoch_has_the_same_stand_ins(damaged: Path) -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_never_replaces_a_sample(split: str, damaged: Path) -> None:
-    data = module(damaged, on_bad_image="skip")
+    data = module(damaged)
     with pytest.raises(PoseZooError, match=r"_000002\.jpg is not a readable image"):
         list(getattr(data, f"{split}_dataloader")())
 
@@ -261,7 +262,7 @@ def test_predict_never_replaces_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     truncate(path)
-    data = ImageFolder(str(path), num_workers=0, image_size=32, on_bad_image="skip")
+    data = ImageFolder(str(path), num_workers=0, image_size=32)
     with pytest.raises(PoseZooError, match=r"photo\.jpg is not a readable"):
         list(data.predict_dataloader())
 
@@ -270,18 +271,18 @@ def test_images_that_are_all_bad_stop_the_run(damaged: Path) -> None:
     for number in range(6):
         image_path(damaged, number).unlink(missing_ok=True)
     with pytest.raises(PoseZooError, match="6 images in a row are bad; the first: No image at"):
-        batches(module(damaged, on_bad_image="skip"))
+        batches(module(damaged))
 
 
 def test_mixes_count_in_their_sources_and_streams_stay_apart(
     damaged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mix = Mixed([module(damaged, on_bad_image="skip")] * 2, [1, 2], num_workers=0, image_size=32)
+    mix = Mixed([module(damaged)] * 2, [1, 2], num_workers=0, image_size=32)
     for batch in batches(mix):
         assert not set((batch["index"] % 6).tolist()) & {1, 2, 5}
     mix.teardown("fit")
     assert "3 of 6 training images were bad" in capsys.readouterr().out
-    split = SearchSplit(module(damaged, on_bad_image="skip", batch_size=1), 0.5, num_workers=0, image_size=32)
+    split = SearchSplit(module(damaged, batch_size=1), 0.5, num_workers=0, image_size=32)
     monkeypatch.setattr("posezoo.data.human36m.Human36MPeople.groups", lambda self: None)
     with pytest.warns(BadImageWarning):
         pairs = [batch for batch, _, _ in split.train_dataloader()]
@@ -289,10 +290,32 @@ def test_mixes_count_in_their_sources_and_streams_stay_apart(
     assert {int(pair["arch"]["index"]) for pair in pairs} <= {3, 4}
 
 
-def test_fit_reports_the_count_at_its_end(damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_training_ends_at_a_bad_frame_and_its_scores_say_so(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in fit_options(damaged) if "limit_val_batches" not in word]
     with pytest.warns(BadImageWarning):
-        assert not main([*fit_options(damaged), "--data.on_bad_image=skip", *log_to(tmp_path, "fit")])
-    assert "3 of 6 training images were bad and skipped." in capsys.readouterr().out
+        assert not main([*words, *log_to(tmp_path, "fit")])
+    out = capsys.readouterr().out
+    assert "3 of 6 training images were bad and skipped." in out
+    assert "3 of 6 validation images were bad and skipped." in out
+    scores = json.loads((tmp_path / "fit" / "metrics.json").read_text())["val"]
+    assert "NOT the benchmark's samples: 3 damaged images" in scores["protocol"]
+    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
+    command = ["validate", f"--ckpt_path={checkpoint}", *data_options(damaged), *TRAINER, *log_to(tmp_path, "validate")]
+    assert "_000002.jpg is not a readable image" in error_of(capsys, command)
+
+
+def test_one_module_replaces_in_fit_and_stops_in_validate(damaged: Path) -> None:
+    data = module(damaged)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    with pytest.warns(BadImageWarning):
+        list(data.val_dataloader())
+    assert data.bad_images("val") == 3
+    data.teardown("fit")
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="validate"))  # type: ignore[assignment]
+    with pytest.raises(PoseZooError, match=r"_000002\.jpg is not a readable image"):
+        list(data.val_dataloader())
 
 
 # ------------------------------------------------------------------------------------------------ NaN labels

@@ -19,7 +19,7 @@ from benchmarks.report import Row, as_json, environment_line, markdown, run_case
 SLOW = (
     "start_up/fit-help",
     "pipeline/cold",
-    *(f"train_step/{method}-batch-8" for method in ("hemlets", "integralpose", "metrabs", "partaware")),  # as batch 1
+    *(f"train_step/{method}-batch-8" for method in ("hemlets", "integralpose", "metrabs", "partaware")),  # as timed
     *(f"inference/effnetv2s-{runtime}-batch-{n}" for runtime in ("onnxruntime", "openvino") for n in (1, 8)),
 )
 

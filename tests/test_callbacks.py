@@ -1,6 +1,9 @@
 """PoseMetrics and PredictionWriter against values worked by hand."""
 
+import errno
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from rich.console import Console
 
 from posezoo.callbacks import PoseImages, PoseMetrics, PredictionWriter
 from posezoo.callbacks.pose_metrics import write_metrics
+from posezoo.callbacks.score_table import _groups
 from posezoo.cameras import Camera
 from posezoo.data import PoseDataModule, PoseDataset
 from posezoo.errors import PoseZooError
@@ -91,7 +96,7 @@ def test_pose_metrics_by_hand(
     assert result["mean_pose"]["mpjpe"] < 20  # both people have one pose, seen from slightly turned cameras
     printed = capsys.readouterr().out
     assert "by hand" in printed
-    assert "moved" in printed
+    assert "MPJPE moved [mm]" in printed
     assert trainer.callback_metrics["test/mpjpe"] == pytest.approx(distance * 16 / 17, abs=1e-3)
 
 
@@ -118,6 +123,36 @@ def test_metrics_json_keeps_other_stages_and_writes_null_for_nan(tmp_path: Path)
 
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content == {"val": {"metrics": {"mpjpe": 1.0}}, "test": {"metrics": {"mpjpe": None}}}
+
+
+def test_every_column_of_a_protocols_groups_has_its_unit() -> None:
+    found = {
+        "titles": {"mpjpe": "MPJPE [mm]", "pck": "PCK < 150 mm [%]"},
+        "groups": {"mpjpe": {"Sitting": 71.2}, "pck": {"Sitting": 93.4}},
+    }
+    console = Console(width=120, file=io.StringIO())
+    console.print(_groups({"one": found}))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "MPJPE [mm]" in printed
+    assert "PCK < 150 mm [%]" in printed
+    assert "71.2" in printed
+
+
+def test_a_metrics_file_that_cannot_be_written_is_one_sentence_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_metrics(tmp_path, "val", {"metrics": {"mpjpe": 1.0}})
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(PoseZooError, match="No space left"):
+        write_metrics(tmp_path, "val", {"metrics": {"mpjpe": 2.0}})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def full_disk(path: Path, *_: Any, **__: Any) -> None:
+    path.open("w").close()  # the file is there, its content is not
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def test_the_sanity_check_is_not_scored(trainer_options: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,22 @@ def test_real_human36m_labels_are_made_with_its_own_formula(golden: Any) -> None
         errors[model] = float((camera.project(points) - pixels).abs().max())
     assert errors["h36m"] < 2e-4
     assert errors["opencv"] > 0.1
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("view", range(5))
+def test_shelf_labels_project_onto_its_own_pixels(shared: Path, view: int) -> None:
+    with np.load(shared / "data" / "shelf" / "shelf.npz") as data:
+        world, pixels = (
+            double(data["joints_world_mm"]).flatten(0, 1),
+            double(data["joints_px"][:, :, view]).flatten(0, 1),
+        )
+        pose = data["R_w2c"][view], data["t_w2c_mm"][view]
+        camera = Camera.create(data["K"][view], None, "none", *pose, dtype=torch.float64)
+    there = world.isfinite().all(-1) & pixels.isfinite().all(-1)
+    errors = (camera.project(camera.world_to_camera(world)) - pixels).norm(dim=-1)[there]
+    assert len(errors) >= 14
+    assert errors.max() < 0.05
 
 
 @pytest.mark.shared_data

@@ -43,6 +43,7 @@ def test_runs_are_grouped_over_their_seeds(tmp_path: Path, capsys: pytest.Captur
     text = capsys.readouterr().out
     assert text.startswith("mpjpe, val: people, n=5")
     rows = rows_of(text)
+    assert rows["kind"] == ["runs", "mean [mm]", "std [mm]", "min [mm]", "max [mm]", "difference [mm]"]
     assert rows["model.control none"] == ["3", "102.0", "2.0", "100.0", "104.0", "-"]
     # sqrt((2^2 + 2.83^2) / 2) = 2.45, and 10 / 2.45 = 4.1
     assert rows["model.control permuted"] == ["2", "112.0", "2.8", "110.0", "114.0", "+10.0 (4.1 std)"]
@@ -72,7 +73,9 @@ def test_one_option_may_decide(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["compare", *map(str, runs)]) == 0
     assert {"trainer.max_steps 10", "trainer.max_steps 20"} <= {*rows_of(capsys.readouterr().out)}
     assert main(["compare", *map(str, runs), "--by", "control", "--metric", "pck"]) == 0
-    assert rows_of(capsys.readouterr().out)["model.control none"][:2] == ["2", "50.0"]
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["kind"][1] == "mean [%]"
+    assert rows["model.control none"][:2] == ["2", "50.0"]
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,27 @@ def test_only_people_with_an_area_and_a_score_are_taken() -> None:
         TorchvisionDetector(Answers(), 1.5)
 
 
+def test_few_pictures_are_on_the_device_at_once() -> None:
+    """And what is found in a picture does not depend on where it stands in the list."""
+    together: list[int] = []
+
+    class Widths(torch.nn.Module):
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            together.append(len(images))
+            return [
+                {
+                    "boxes": torch.tensor([[0.0, 0, image.shape[2], 5]]),
+                    "labels": torch.ones(1, dtype=torch.int64),
+                    "scores": torch.ones(1),
+                }
+                for image in images
+            ]
+
+    found = TorchvisionDetector(Widths())([np.zeros((6, width, 3), np.uint8) for width in range(10, 29)])
+    assert together == [8, 8, 3]
+    assert [people.boxes[0, 2] for people in found] == list(range(10, 29))
+
+
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No weights on disk, and no network."""

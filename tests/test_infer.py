@@ -99,6 +99,22 @@ def test_a_video_keeps_its_times_and_follows_people(infer: Any, folder: Path, tm
     assert {path.name for path in (tmp_path / "few").iterdir()} == {"walk.json"}
 
 
+def test_frames_that_nobody_asked_for_are_not_made_into_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posezoo.viz import video
+
+    with VideoReader(folder / "walk.mp4") as reader:
+        all_frames = list(reader.frames())
+    made: list[float] = []
+    upright = video._upright
+    monkeypatch.setattr(video, "_upright", lambda decoded: made.append(decoded.time) or upright(decoded))
+    with VideoReader(folder / "walk.mp4") as reader:
+        some = list(reader.frames(1, every=3))
+    assert [(frame.number, frame.time) for frame in some] == [(n, all_frames[n].time) for n in (3, 6)]
+    assert len(made) == 2
+    for frame in some:
+        np.testing.assert_array_equal(frame.image, all_frames[frame.number].image)
+
+
 def test_a_stopped_video_goes_on_and_gives_the_same(
     infer: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +151,39 @@ def test_a_record_of_other_settings_is_not_used(infer: Any, folder: Path, tmp_pa
     record.write_text('{"key": "another"}\n{"frame": 5, "people": []}\n')
     assert infer(folder / "walk.mp4", "--no-pictures") == 0
     assert len(load_people(tmp_path / "out" / "walk.json")) == 7
+
+
+def test_a_record_of_other_weights_in_the_same_file_is_not_used(
+    infer: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run is stopped, its weights are trained further and saved again, and the same command is typed."""
+    from posezoo.models import MeTRAbs
+    from posezoo.zoo import save_model
+
+    weights, asked = tmp_path / "mine", list[int]()
+    original = PosePipeline.__call__
+
+    def stopped(self: Any, images: Any, *args: Any, **keywords: Any) -> Any:
+        asked.append(len(images))
+        if sum(asked) == 4:
+            raise KeyboardInterrupt
+        return original(self, images, *args, **keywords)
+
+    def command() -> int | None:
+        words = [str(folder / "walk.mp4"), "--model", str(weights), "--detector", "none", "--device", "cpu"]
+        return main(["infer", *words, "--no-pictures", "--batch", "2", "--out", str(tmp_path / "out")])
+
+    torch.manual_seed(0)
+    save_model(tiny_estimator(MeTRAbs), weights)
+    monkeypatch.setattr(PosePipeline, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    save_model(tiny_estimator(MeTRAbs), weights)
+    asked.clear()
+    asked.append(100)
+    assert command() == 0
+    assert "Going on" not in capsys.readouterr().out
+    assert sum(asked) == 100 + 7, "all seven frames are looked at again"
 
 
 def test_boxes_and_cameras_by_name(infer: Any, folder: Path, tmp_path: Path) -> None:
@@ -197,6 +246,8 @@ def test_a_webcam_until_it_ends(infer: Any, tmp_path: Path, monkeypatch: pytest.
         (["{in}", "--format", "xml"], "there is no format 'xml'"),
         (["{in}", "--skeleton", "coco"], "Unknown skeleton 'coco'"),
         (["{in}", "--every", "0"], "--every must be at least 1"),
+        (["{in}", "--runtime", "tensorrt"], "unknown runtime 'tensorrt': choose from torch, openvino"),
+        (["{in}", "--precision", "bf16"], "unknown precision 'bf16': did you mean bfloat16?"),
         (["{in}", "--fov", "200"], "none of the 4 sources could be read"),
         (["{in}/a.jpg", "--fov", "200"], "between 0 and 180 degrees, got 200"),
         (["{in}", "--fov", "50", "--cameras", "x.json"], "not both"),

@@ -1,10 +1,28 @@
 """Pictures: the right colours at the right pixels, nothing outside, and no crash on hard poses."""
 
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 
+from posezoo.errors import PoseZooError
 from posezoo.skeletons import COCO17, H36M17, HEMLETS18, SKELETONS, Skeleton
-from posezoo.viz.draw2d import LEFT, MIDDLE, PAPER, RIGHT, caption, draw_box, draw_pose, side_colour, tile
+from posezoo.viz.draw2d import (
+    LEFT,
+    MIDDLE,
+    PAPER,
+    RIGHT,
+    caption,
+    draw_box,
+    draw_pose,
+    side_colour,
+    tile,
+    write_picture,
+)
 from posezoo.viz.draw3d import REFERENCE, VIEWS, draw_pose3d, view_rotation
 
 GREY = np.full((120, 160, 3), 90, np.uint8)
@@ -220,3 +238,23 @@ def test_the_reference_is_drawn_on_top_in_black() -> None:
 def test_a_pose_without_a_valid_joint_gives_an_empty_room() -> None:
     image = draw_pose3d(standing(), H36M17, valid=np.zeros(17, bool))
     assert np.ptp(image.astype(int), axis=-1).max() < 40
+
+
+def test_a_picture_is_replaced_in_one_step_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "a.png"
+    write_picture(path, GREY)
+    np.testing.assert_array_equal(cv2.imread(str(path)), GREY)
+    assert path.stat().st_mode & 0o777 == 0o644
+    before, whole = path.read_bytes(), Path.write_bytes
+
+    def full_disk(file: Path, content: Any) -> int:
+        whole(file, content[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(PoseZooError, match="No space left on device"):
+        write_picture(path, GREY)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"], "nothing half-written stays"
+    with pytest.raises(PoseZooError, match=r"use the ending .png or .jpg"):
+        write_picture(tmp_path / "a.nothing", GREY)

@@ -1,13 +1,10 @@
 """Try a claim of the papers on SyntheticPeople: train, score, compare, write JSON, tables and a plot."""
 
 import argparse
-import json
-import math
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 # Before any library makes its pool of threads.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
@@ -60,6 +57,7 @@ def _try(claim: Claim, plan: Plan, arguments: argparse.Namespace) -> None:
     from benchmarks.claims.report import publish, tables
     from benchmarks.claims.results import results
     from benchmarks.claims.run import Run
+    from posezoo.callbacks.pose_metrics import write_json
 
     torch.set_num_threads(1)
     run = Run(claim, plan, arguments.out, arguments.workers)
@@ -70,27 +68,11 @@ def _try(claim: Claim, plan: Plan, arguments: argparse.Namespace) -> None:
                 print(f"{claim.name}: {training.name}, seed {seed} ...", file=sys.stderr, flush=True)
                 run.trained(training, seed)
     result = results(run)
-    _save(run.folder / "results.json", result)
+    write_json(run.folder / "results.json", result)
     print(tables(result, claim))
     if arguments.publish:
-        _save(arguments.docs / "claims" / f"{claim.name}.json", result)
+        write_json(arguments.docs / "claims" / f"{claim.name}.json", result)
         publish(result, claim, arguments.docs)
-
-
-def _save(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _parser() -> argparse.ArgumentParser:

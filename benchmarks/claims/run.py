@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ from posezoo import cli
 from posezoo.cameras import apply_homography
 from posezoo.data.base import MODEL_OWNED
 from posezoo.data.synthetic.streams import GENERATOR_VERSION
+from posezoo.disk import replaced
 from posezoo.metrics.functional import absolute_errors, procrustes_errors, root_relative_errors
 from posezoo.models.base import PoseEstimator, load_estimator
 from posezoo.recipes_index import find_recipe
@@ -256,17 +256,13 @@ def _slug(name: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _save(path: Path, scores: Scores) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **scores)
-    temporary.replace(path)
 
 
 def spent(run: Run) -> dict[str, float]:

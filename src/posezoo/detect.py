@@ -31,6 +31,7 @@ MODELS = {
 }
 CHOICES = ("auto", "torchvision", *(f"torchvision:{name}" for name in MODELS), "none")
 _PERSON = 1
+_TOGETHER = 8  # pictures that are on the device as floats at once
 _PATIENCE = 20.0  # s without a byte before a download is given up
 
 
@@ -86,10 +87,12 @@ class TorchvisionDetector:
     @torch.inference_mode()
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """The people of each picture with a score of at least `threshold`."""
-        if not images:
-            return []
-        tensors = [torch.from_numpy(np.ascontiguousarray(image)).to(self.device) for image in images]
-        return [self._people(found) for found in self.model([t.permute(2, 0, 1).float() / 255 for t in tensors])]
+        found: list[Detections] = []
+        for start in range(0, len(images), _TOGETHER):
+            part = [torch.from_numpy(np.ascontiguousarray(image)) for image in images[start : start + _TOGETHER]]
+            answers = self.model([pixels.to(self.device).permute(2, 0, 1).float() / 255 for pixels in part])
+            found += [self._people(answer) for answer in answers]
+        return found
 
     def _people(self, found: dict[str, Any]) -> Detections:
         boxes, scores = found["boxes"].float().cpu().numpy(), found["scores"].float().cpu().numpy()

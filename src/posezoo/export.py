@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from posezoo import __version__
+from posezoo.disk import disk_errors
 from posezoo.errors import PoseZooError, did_you_mean
-from posezoo.fetch import disk_errors
 from posezoo.models.base import PoseEstimator
 from posezoo.release import probe_batch
 from posezoo.structures import Batch
@@ -222,11 +222,20 @@ def _check(out: Path, kind: str, precision: str) -> None:
     if out.suffix != SUFFIXES[kind]:
         raise PoseZooError(f"--out of --format {kind} ends in {SUFFIXES[kind]}, got {out.name}.")
     if kind == "onnx":
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            try:
-                __import__(package)
-            except ImportError as error:
-                raise PoseZooError(f"{package} is not installed: type `pip install 'posezoo[onnx]'`.") from error
+        require("onnx", "onnx", "onnxruntime", "onnxscript")
+
+
+def require(extra: str, *packages: str) -> None:
+    """Refuse to go on without the packages of an optional extra.
+
+    Raises:
+        PoseZooError: Naming the first that is missing, and how to install it.
+    """
+    for package in packages:
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise PoseZooError(f"{package} is not installed: type `pip install 'posezoo[{extra}]'`.") from error
 
 
 def _halved(estimator: PoseEstimator) -> PoseEstimator:
@@ -239,19 +248,19 @@ def _halved(estimator: PoseEstimator) -> PoseEstimator:
 # ------------------------------------------------------------------------------------------------------- writers
 
 
-def _program(deployed: Deployed, example: tuple[Tensor, Tensor]) -> Any:
+def _program(module: nn.Module, example: Mapping[str, Tensor]) -> Any:
     """torch.export with a free batch size."""
     batch = torch.export.Dim("batch", min=1, max=_MOST_BATCH)
     with torch.no_grad(), _quiet():
         return torch.export.export(
-            deployed, example, dynamic_shapes={"image": {0: batch}, "intrinsics": {0: batch}}, strict=False
+            module, tuple(example.values()), dynamic_shapes={name: {0: batch} for name in example}, strict=False
         )
 
 
 def _write_torch(deployed: Deployed, example: tuple[Tensor, Tensor], file: Path, precision: str, opset: int) -> Run:
     del opset
     text = json.dumps(facts(deployed.estimator, precision, None), indent=2)
-    torch.export.save(_program(deployed, example), file, extra_files={"posezoo.json": text})
+    torch.export.save(_program(deployed, _named(example)), file, extra_files={"posezoo.json": text})
     module = torch.export.load(file).module()
 
     def run(image: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
@@ -264,19 +273,7 @@ def _write_torch(deployed: Deployed, example: tuple[Tensor, Tensor], file: Path,
 def _write_onnx(deployed: Deployed, example: tuple[Tensor, Tensor], file: Path, precision: str, opset: int) -> Run:
     import onnx
 
-    program = _program(deployed, example)
-    with torch.no_grad(), _quiet():
-        made = torch.onnx.export(
-            program,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
-    if made is None:
-        raise RuntimeError("torch.onnx.export returned nothing")
-    made.save(file, external_data=False)
+    write_graph(deployed, _named(example), OUTPUTS, file, opset)
     if precision == "int8":
         _quantise(file)
     model = onnx.load(file)
@@ -285,6 +282,37 @@ def _write_onnx(deployed: Deployed, example: tuple[Tensor, Tensor], file: Path, 
         entry.key, entry.value = key, value
     onnx.save(model, file)
     return onnx_runner(file)
+
+
+def _named(example: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    return dict(zip(INPUTS, example, strict=True))
+
+
+def write_graph(
+    module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], file: Path, opset: int = OPSET
+) -> None:
+    """Write a module as ONNX, with a free batch size.
+
+    Args:
+        module: Returns a tuple of tensors.
+        example: What it is called with, in the order of its arguments, two or more samples.
+        outputs: Names of what it returns.
+        file: Where it goes.
+        opset: Of ONNX.
+    """
+    program = _program(module, example)
+    with torch.no_grad(), _quiet():
+        made = torch.onnx.export(
+            program,
+            input_names=list(example),
+            output_names=list(outputs),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    if made is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    made.save(file, external_data=False)
 
 
 def _quantise(file: Path) -> None:

@@ -6,17 +6,17 @@ import hashlib
 import os
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from posezoo import __version__
+from posezoo.disk import disk_errors
 from posezoo.errors import PoseZooError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 HUB_PREFIX = "hf-hub:"
 ATTEMPTS = 3
@@ -34,24 +34,6 @@ def sha256(path: Path) -> str:
     """Checksum of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def disk_errors(path: Path, action: str = "write") -> Iterator[None]:
-    """Turn the disk's complaints (full, no permission, not a folder) into one sentence about `path`.
-
-    Raises:
-        PoseZooError: Instead of an OSError.
-    """
-    try:
-        yield
-    except (URLError, TimeoutError, BrokenPipeError):  # network trouble is an OSError too
-        raise
-    except OSError as error:
-        raise PoseZooError(
-            f"cannot {action} {error.filename or path} ({error.strerror or error}): make room, mend its permissions or "
-            "choose another folder."
-        ) from error
 
 
 def fetch(url: str, target: Path, checksum: str | None) -> None:

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from posezoo import kernels
+
 Grid = Literal["corners", "cells"]
 
 # Cells in one block of the fused soft-argmax. On a CPU a block and its float32 scratch should stay in the
@@ -206,8 +208,16 @@ def prefers_fused(logits: Tensor, cells: int, maps: int) -> bool:
 def _fused_soft_argmax(logits: Tensor, ndim: int, grid: Grid) -> Tensor:
     maps = logits.shape[:-ndim]
     volumes = logits.reshape(*maps, *(1,) * (3 - ndim), *logits.shape[-ndim:])
-    coords: Tensor = _BlockedSoftArgmax.apply(_as_views(volumes), grid)
+    coords: Tensor = _fused_function(volumes).apply(_as_views(volumes), grid)
     return coords[..., :ndim].reshape(*maps, ndim)
+
+
+def _fused_function(volumes: Tensor) -> type[torch.autograd.Function]:
+    if kernels.usable(volumes, "soft-argmax"):
+        from posezoo.kernels.soft_argmax import TritonSoftArgmax
+
+        return TritonSoftArgmax
+    return _BlockedSoftArgmax
 
 
 def _as_views(volumes: Tensor) -> Tensor:
@@ -227,6 +237,10 @@ def block_maps(cells: int, device: torch.device) -> int:
 
 def locate_block(volumes: Float[Tensor, "maps depth rows columns"], grid: Grid) -> Float[Tensor, "maps 3"]:
     """The soft-argmax of a block of volumes that fits the cache; no gradient."""
+    if kernels.usable(volumes, "soft-argmax"):
+        from posezoo.kernels.soft_argmax import locate
+
+        return locate(volumes[None], grid).coords[0]
     return torch.stack([_centre(axis, grid) for axis in _marginals(_weights(volumes), 3)], -1)
 
 
@@ -245,6 +259,21 @@ def pull_block(
     pull = torch.empty_like(weights)
     torch.add(z[:, :, None, None] + y[:, None, :, None], x[:, None, None, :], out=pull)
     return weights.mul_(pull)
+
+
+def overwrite_block(
+    volumes: Float[Tensor, "maps depth rows columns"],
+    coords: Float[Tensor, "maps 3"],
+    grad: Float[Tensor, "maps 3"],
+    grid: Grid,
+) -> None:
+    """Puts `pull_block` into the place of the logits: for those that nothing else holds."""
+    if kernels.usable(volumes, "soft-argmax"):
+        from posezoo.kernels.soft_argmax import locate, pull
+
+        pull(volumes[None], locate(volumes[None], grid), grad[None], grid, out=volumes[None])
+    else:
+        volumes.copy_(pull_block(volumes, coords, grad, grid))
 
 
 def _blocks(volumes: Tensor) -> Iterator[tuple[int, slice]]:
@@ -285,6 +314,7 @@ def _weights(volumes: Tensor) -> Tensor:
     """Softmax of volumes [K, D, H, W] up to a factor for each, in their memory order."""
     if volumes.is_contiguous():
         return volumes.flatten(1).softmax(1, dtype=_accumulator(volumes)).view(volumes.shape)
-    # The softmax kernel would first copy interleaved volumes into another order: dearer than two passes.
-    volumes = volumes.to(_accumulator(volumes))
-    return (volumes - volumes.amax((-3, -2, -1), keepdim=True)).exp_()
+    # Interleaved volumes are packed as they lie, depth fast: the kernel itself would turn them round, cell by cell.
+    turned = volumes.movedim(-3, -1)
+    packed = torch.empty(turned.shape, dtype=_accumulator(volumes), device=volumes.device).copy_(turned)
+    return packed.flatten(1).softmax(1).view(packed.shape).movedim(-1, -3)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from posezoo.cameras import homogeneous, normalised
@@ -58,64 +59,57 @@ def reconstruct_absolute(
     """
     with torch.autocast(coords2d.device.type, enabled=False):
         dtype = torch.float64 if coords3d_rel.dtype == torch.float64 else torch.float32
-        xy = normalised(coords2d.to(dtype), intrinsics.to(dtype))
-        rel = coords3d_rel.to(dtype)
-        trusted = torch.ones_like(rel[..., 0], dtype=torch.bool) if inside is None else inside
+        rays = normalised(coords2d.to(dtype), intrinsics.to(dtype)).mT
+        rel = coords3d_rel.to(dtype).mT.contiguous()
+        trusted = torch.ones_like(rel[:, 0], dtype=torch.bool) if inside is None else inside
         used = trusted | (trusted.sum(-1, keepdim=True) < _MIN_INSIDE)
         if perspective == "full":
-            translation = _full_perspective(xy, rel, used, ridge)
+            translation = _full_perspective(rays, rel, used, ridge)
         elif perspective == "weak":
-            translation = _weak_perspective(xy, rel, used)
+            translation = _weak_perspective(rays, rel, used)
         else:
             raise ValueError(f"Unknown perspective '{perspective}': choose 'full' or 'weak'.")
-        moved = rel + translation[:, None]
-        back_projected = homogeneous(xy) * moved[..., 2:]
+        moved = rel + translation
+        depth = moved[:, 2:]
+        back_projected = torch.cat([rays * depth, depth], 1)
         share = mix.to(dtype)[:, None, None] if isinstance(mix, Tensor) else mix
-        mixed = share * moved + (1 - share) * back_projected
-        return torch.where(trusted[..., None], mixed, moved)
+        mixed = torch.lerp(back_projected, moved, share)
+        return torch.where(trusted[:, None], mixed, moved).mT.contiguous()
 
 
-def _full_perspective(xy: Tensor, rel: Tensor, used: Tensor, ridge: float) -> Tensor:
-    """Least squares for r in r_xy - xy r_z = xy Z - XY, in closed form.
+def _full_perspective(rays: Tensor, rel: Tensor, used: Tensor, ridge: float) -> Tensor:
+    """Least squares for r in xy r_z - r_xy = XY - xy Z, in closed form: rays [B, 2, J], pose [B, 3, J] -> [B, 3, 1].
 
     Two of the three unknowns are eliminated by centring, which keeps float32 exact to micrometres at 20 m where the
-    plain normal equations lose 13: the spread of `xy` is tiny beside its mean.
+    plain normal equations lose 13: the spread of the rays is tiny beside their mean.
     """
-    weight = (used.to(xy.dtype) + _OUTSIDE_WEIGHT).square()[..., None]
-    target = xy * rel[..., 2:] - rel[..., :2]
-    scale_xy = _rms(xy)
-    scale_target = _rms(target)
-    a, b = xy / scale_xy, target / scale_target
-    total = weight.sum(-2)
-    mean_a, mean_b = (weight * a).sum(-2) / total, (weight * b).sum(-2) / total
-    da, db = a - mean_a[:, None], b - mean_b[:, None]
-    shrink = ridge / (total + ridge)
-    curvature = (weight * da * da).sum((-2, -1)) + ridge
-    curvature = curvature + (total * shrink * mean_a * mean_a).sum(-1)
-    slope = (weight * da * db).sum((-2, -1)) + (total * shrink * mean_a * mean_b).sum(-1)
-    depth = -slope / curvature
-    sideways = (mean_b + mean_a * depth[:, None]) * (1 - shrink)
-    scaled = torch.cat([sideways, depth[:, None] / scale_xy[:, 0]], -1)
-    return scaled * scale_target[:, 0]
+    # The ridge on r_xy is one more joint of that weight, with ray and target zero. That on r_z belongs to unknowns in
+    # the scale of the data, of which only the mean square of the rays is left; it must not be zero where all coincide.
+    weight = F.pad((used.to(rays.dtype) + _OUTSIDE_WEIGHT).square(), (0, 1), value=ridge)[:, None]
+    both = F.pad(torch.cat([rays, rel[:, :2] - rays * rel[:, 2:]], 1), (0, 1))
+    total = weight.sum(-1, keepdim=True)
+    weight = weight / total
+    mean = (weight * both).sum(-1, keepdim=True)
+    centred = (both - mean).unflatten(1, (2, 2))
+    curvature, slope = ((weight * centred[:, 0])[:, None] * centred).sum((2, 3))[..., None].split(1, 1)
+    floor = ridge / total * rays.square().mean((1, 2), keepdim=True).clamp(min=1e-12)
+    depth = slope / (curvature + floor)
+    mean_ray, mean_offset = mean.split(2, 1)
+    return torch.cat([mean_ray * depth - mean_offset, depth], 1)
 
 
-def _rms(values: Tensor) -> Tensor:
-    """Root mean square of each sample, [B, 1, 1]; a pose whose rays all coincide must not divide by zero."""
-    return values.square().mean((-2, -1), keepdim=True).clamp(min=1e-12).sqrt()
-
-
-def _weak_perspective(xy: Tensor, rel: Tensor, used: Tensor) -> Tensor:
+def _weak_perspective(rays: Tensor, rel: Tensor, used: Tensor) -> Tensor:
     """Depth as the ratio of metric to image spread, isotropic over x and y: r = z (mean ray) - mean pose, mm."""
-    weight = used.to(xy.dtype)[..., None]
-    count = weight.sum(-2)
-    mean_xy, mean_rel = (weight * xy).sum(-2) / count, (weight * rel).sum(-2) / count
-    spread_xy = _spread(xy - mean_xy[:, None], weight, count)
-    spread_rel = _spread(rel[..., :2] - mean_rel[:, None, :2], weight, count)
-    return homogeneous(mean_xy) * (spread_rel / spread_xy) - mean_rel
+    weight = used.to(rays.dtype)[:, None]
+    count = weight.sum(-1, keepdim=True)
+    mean_ray, mean_rel = ((weight * points).sum(-1, keepdim=True) / count for points in (rays, rel))
+    depth = _spread(rel[:, :2] - mean_rel[:, :2], weight, count) / _spread(rays - mean_ray, weight, count)
+    return torch.cat([mean_ray * depth, depth], 1) - mean_rel
 
 
 def _spread(centred: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-    return ((weight * centred.square()).sum((-2, -1))[:, None] / count + 1e-10).sqrt().clamp(min=1e-5)
+    """Root mean square of [B, 2, J], [B, 1, 1]."""
+    return ((weight * centred.square()).sum((1, 2), keepdim=True) / count + 1e-10).sqrt().clamp(min=1e-5)
 
 
 # ------------------------------------------------------------------------------------------- 2.5D to millimetres
@@ -139,7 +133,7 @@ def root_depth_from_bones(
     pixels: Float[Tensor, "batch joints 2"],
     depth_rel: Float[Tensor, "batch joints"],
     intrinsics: Float[Tensor, "batch 3 3"],
-    bones: Sequence[tuple[int, int]],
+    bones: Sequence[tuple[int, int]] | Int64[Tensor, "bones 2"],
     lengths: Float[Tensor, " bones"] | Float[Tensor, "batch bones"],
     valid: Bool[Tensor, "batch joints"] | None = None,
     iterations: int = 8,
@@ -154,7 +148,7 @@ def root_depth_from_bones(
         pixels: px, in the image that `intrinsics` belong to.
         depth_rel: mm, relative to the root.
         intrinsics: K of the (undistorted) image, px.
-        bones: (parent, child) joint indices, `Skeleton.bones`.
+        bones: (parent, child) joint indices, `Skeleton.bones`; a tensor on the device saves waiting for a copy to it.
         lengths: Expected length of each bone, mm; bones of unknown length are NaN or 0 and left out.
         valid: Joints to trust; all of them when None.
         iterations: Gauss-Newton steps; each at most halves or doubles the depth.
@@ -165,7 +159,7 @@ def root_depth_from_bones(
     """
     with torch.autocast(pixels.device.type, enabled=False):
         dtype = torch.float64 if depth_rel.dtype == torch.float64 else torch.float32
-        parent, child = torch.tensor(list(bones), device=pixels.device).view(-1, 2).unbind(1)
+        parent, child = torch.as_tensor(bones, dtype=torch.int64, device=pixels.device).view(-1, 2).unbind(1)
         rays = homogeneous(normalised(pixels.to(dtype), intrinsics.to(dtype)))
         points = rays * depth_rel.to(dtype)[..., None]
         a, b = rays[:, child] - rays[:, parent], points[:, child] - points[:, parent]

@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posezoo.cameras import H36M, NO_DISTORTION, OPENCV, Camera
+from posezoo.disk import replace_file
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.skeletons import Skeleton, conversion_weights, convert, get_skeleton
 
@@ -237,13 +237,13 @@ def save_people(path: str | os.PathLike[str], frames: Sequence[People]) -> Path:
         raise PoseZooError(f"there is no frame to write to {target}.")
     if suffix == ".json":
         text = json.dumps(as_document(frames), allow_nan=False, separators=(",", ":")) + "\n"
-        return write_atomic(target, text.encode())
+        return replace_file(target, lambda file: file.write_text(text, encoding="utf-8"))
     content = io.BytesIO()
     if suffix == ".npz":
         np.savez_compressed(content, **_arrays(frames))  # type: ignore[arg-type]  # no array is called allow_pickle
     else:
         content.write(_table(frames).encode())
-    return write_atomic(target, content.getvalue())
+    return replace_file(target, lambda file: file.write_bytes(content.getvalue()))
 
 
 def load_people(path: str | os.PathLike[str]) -> list[People]:
@@ -264,24 +264,6 @@ def load_people(path: str | os.PathLike[str]) -> list[People]:
         return [_from_dict(head, frame) for frame in document["frames"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PoseZooError(f"{source} is not a pose file of posezoo ({type(error).__name__}: {error}).") from error
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there, so that what was there survives a failure.
-
-    Raises:
-        PoseZooError: The folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp's files are private
-        os.replace(name, path)
-    except OSError as error:
-        raise PoseZooError(f"cannot write {path} ({error.strerror or error}): choose another place.") from error
-    return path
 
 
 def as_document(frames: Sequence[People]) -> dict[str, Any]:

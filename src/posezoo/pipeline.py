@@ -28,6 +28,7 @@ from posezoo.data.pictures import check_box, read_image
 from posezoo.detect import PersonDetector, WholeImage, make_detector
 from posezoo.errors import PoseZooError
 from posezoo.people import People, project_joints
+from posezoo.runtimes import Precision, Runtime, check_runtime, for_inference
 from posezoo.structures import IDENTITIES, Batch, Prediction, to_device
 from posezoo.suppression import plausible, without_duplicates
 
@@ -50,6 +51,8 @@ def load(
     threshold: float = 0.5,
     root_depth: float | str | None = None,
     memory_mb: int = MEMORY_MB,
+    runtime: Runtime = "torch",
+    precision: Precision = "float32",
 ) -> "PosePipeline":
     """Poses from pictures, by the name of weights.
 
@@ -63,15 +66,25 @@ def load(
         root_depth: How 2.5D methods find the distance to the camera: "bone_length", "rootnet" or mm; None for what the
             weights say.
         memory_mb: Bound on the network's activations, MiB: more crops go through it in several passes.
+        runtime: What the network runs in: "torch", or "openvino" (on the CPU; an extra, `posezoo[openvino]`).
+        precision: What its convolutions compute in: "float32", or "bfloat16", which moves joints by millimetres.
 
     Raises:
-        PoseZooError: No such weights, or an argument that does not fit them.
+        PoseZooError: No such weights, an argument that does not fit them, or OpenVINO is not installed.
     """
     from posezoo.zoo import load_model
 
+    check_runtime(runtime, precision)  # before weights are fetched
     name = default_weights() if name_or_path is None else name_or_path
     return PosePipeline(
-        load_model(name), device, detector=detector, threshold=threshold, root_depth=root_depth, memory_mb=memory_mb
+        load_model(name),
+        device,
+        detector=detector,
+        threshold=threshold,
+        root_depth=root_depth,
+        memory_mb=memory_mb,
+        runtime=runtime,
+        precision=precision,
     )
 
 
@@ -129,12 +142,14 @@ class PosePipeline:
     """Finds everybody in pictures, in millimetres in the camera's frame.
 
     Args:
-        model: A trained estimator (of `posezoo.load_model`).
+        model: A trained estimator (of `posezoo.load_model`). Its batch norms are folded in a copy.
         device: Where the network runs; None for a GPU where there is one.
         detector: See `posezoo.load`.
         threshold: Least score of a detected person.
         root_depth: See `posezoo.load`.
         memory_mb: See `posezoo.load`.
+        runtime: See `posezoo.load`.
+        precision: See `posezoo.load`.
     """
 
     def __init__(
@@ -146,12 +161,15 @@ class PosePipeline:
         threshold: float = 0.5,
         root_depth: float | str | None = None,
         memory_mb: int = MEMORY_MB,
+        runtime: Runtime = "torch",
+        precision: Precision = "float32",
     ) -> None:
         if memory_mb < 1:
             raise PoseZooError(f"memory_mb must be at least 1 (MiB), got {memory_mb}.")
         if type(model).__name__ == "RootNet":
             raise PoseZooError("RootNet finds the root alone: load a pose model, and give it --root-depth rootnet.")
-        self.device = _device(device)
+        self.device = _device(_cpu(device) if runtime == "openvino" else device)
+        self.runtime, self.precision = runtime, precision
         self.model = model.to(self.device).eval()
         self.skeleton, self.image_size, self.crop = model.skeleton, model.image_size, model.crop
         self.memory_mb, self.threshold = memory_mb, threshold
@@ -162,9 +180,13 @@ class PosePipeline:
         if model.box == "pelvis_2000mm":
             self._box_factor = _WIDE_BOX
             _warn("these weights were trained on boxes of 2 m around the true pelvis: boxes are widened to squares.")
+        if runtime == "openvino":
+            self._crop_bytes = self._measure()  # now: later no layer is to be seen
+        self.model = for_inference(self.model, runtime, precision)
 
     def __repr__(self) -> str:
-        return f"PosePipeline({type(self.model).__name__}, {self.skeleton}, {self.image_size} px, {self.device})"
+        how = [str(self.device), *(word for word in (self.runtime, self.precision) if word not in ("torch", "float32"))]
+        return f"PosePipeline({type(self.model).__name__}, {self.skeleton}, {self.image_size} px, {', '.join(how)})"
 
     @property
     def detector(self) -> PersonDetector:
@@ -325,6 +347,7 @@ class PosePipeline:
             self._crop_bytes = self._measure()
         return int(max(1, self.memory_mb * 2**20 // self._crop_bytes))
 
+    @torch.inference_mode()
     def _measure(self) -> float:
         """Bytes that one crop needs in the network, from the largest layer of a pass with one black crop."""
         largest = 0
@@ -403,6 +426,13 @@ def _device(device: str | torch.device | None) -> torch.device:
             f"the device '{device}' cannot be used here ({str(error).splitlines()[0][:100]}): leave it out, or say cpu."
         ) from error
     return found
+
+
+def _cpu(device: str | torch.device | None) -> torch.device:
+    """The only device that OpenVINO is used on."""
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise PoseZooError(f"the runtime openvino is for the CPU, not for '{device}': leave out one of the two.")
+    return torch.device("cpu")
 
 
 def _set_root_depth(model: Any, root_depth: float | str | None) -> None:

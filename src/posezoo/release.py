@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from posezoo.disk import disk_errors, replace_file
 from posezoo.errors import PoseZooError
-from posezoo.fetch import disk_errors, sha256
+from posezoo.fetch import sha256
 from posezoo.models.base import PoseEstimator, read_checkpoint
 from posezoo.structures import Batch
 from posezoo.zoo import (
@@ -28,7 +29,6 @@ from posezoo.zoo import (
     check_file,
     load_model,
     read_config,
-    replace_file,
     save_model,
     write_config,
 )
@@ -245,7 +245,7 @@ def _rows(result: Mapping[str, Any], command: str | None) -> list[dict[str, Any]
 
 def _titled(metrics: Mapping[str, float | None]) -> dict[str, float]:
     """Scores under the names that people know, with their units."""
-    from posezoo.callbacks.score_table import METRICS
+    from posezoo.metrics.titles import METRICS
 
     return _known({key: f"{title} ({unit})" for key, (title, unit, _) in METRICS.items()}, metrics)
 

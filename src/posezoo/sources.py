@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import cv2
 
-from posezoo.data.pictures import SUFFIXES, find_pictures
+from posezoo.data.pictures import find_pictures
 from posezoo.errors import PoseZooError
 from posezoo.people import People, frame_values, no_people, people_from_frame
 from posezoo.viz.video import SUFFIXES as VIDEO_SUFFIXES
@@ -85,11 +85,6 @@ def _stems(found: Sequence[tuple[Kind, Path, str]]) -> list[str]:
     longer = [stem if short.count(stem) == 1 else name.replace("/", "_").replace(".", "_")
               for stem, (_, _, name) in zip(short, found, strict=True)]  # fmt: skip
     return [stem if longer.count(stem) == 1 else f"{stem}_{at}" for at, stem in enumerate(longer)]
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file's name is that of a picture."""
-    return path.suffix.lower() in SUFFIXES
 
 
 class Webcam:

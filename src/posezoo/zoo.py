@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from posezoo import __version__
+from posezoo.disk import disk_errors, replace_file
 from posezoo.errors import PoseZooError, did_you_mean
-from posezoo.fetch import HUB_PREFIX, disk_errors, fetch, fetch_hub, offline, sha256
+from posezoo.fetch import HUB_PREFIX, fetch, fetch_hub, offline, sha256
 from posezoo.light import predict_only
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def check_file(file: Path, config: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def find_class(class_path: str) -> type[PoseEstimator]:
-    """The estimator class of a `model.json`: of posezoo, of an installed plug-in, or of a module already imported.
+    """The estimator class of a `model.json`: of posezoo, of an installed plug-in, or of an imported module.
 
     Raises:
         PoseZooError: It is none of these, or no model.
@@ -422,21 +422,3 @@ def _halved(estimator: nn.Module) -> nn.Module:
                 raise PoseZooError(f"{name} has values beyond float16: store these weights with dtype float32.")
             parameter.data = rounded
     return halved
-
-
-def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its target, then move it there in one step.
-
-    Raises:
-        PoseZooError: The disk is full, or the folder may not be written; the target is as it was.
-    """
-    with disk_errors(target):
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            temporary.chmod(0o644)  # mkstemp's files are private
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -147,7 +147,7 @@ def test_labels_can_be_had_without_opening_images(h36m: Path, monkeypatch: pytes
 
 
 def test_three_training_frames_are_no_benchmark(h36m: Path) -> None:
-    assert module(h36m).protocol("test") == "protocol none: subjects S1, S5, S8; n=3, not a benchmark"
+    assert module(h36m).protocol("test") == "Human3.6M, protocol none: subjects S1, S5, S8; n=3, not a benchmark"
 
 
 def _rename(subjects: list[str]) -> Callable[[Annotations], None]:
@@ -173,7 +173,7 @@ def test_s9_and_s11_are_the_benchmark(copy: Path, skeleton: str) -> None:
 def test_any_other_subjects_are_not(copy: Path, subjects: list[str]) -> None:
     rewrite(copy, _rename(subjects))
     line = module(copy).protocol("test")
-    assert line.startswith("protocol none: subjects S")
+    assert line.startswith("Human3.6M, protocol none: subjects S")
     assert line.endswith("; n=3, not a benchmark")
     assert module(copy).people("test").subjects in {("S9",), ("S8", "S9", "S11")}
 

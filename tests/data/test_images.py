@@ -1,6 +1,7 @@
 """Images that are decoded no finer than a crop needs: where their pixels lie, and what is still found to be damaged."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -147,6 +148,74 @@ def test_a_cut_off_jpeg_is_found_when_it_is_decoded(share: float, reduction: int
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(ImageError, match=r"cut\.jpg (is not a readable image|cannot be read)"):
         ImageFile(path).decode(reduction)
+
+
+def decoded_rows(path: Path, crop: CropCamera) -> tuple[int, np.ndarray]:
+    """How many rows of a file were decoded for a crop, and the crop."""
+    image, rows = ImageFile(path), []
+
+    def spy(*arguments: Any, decode: Any = image.decode_around) -> Any:
+        found = decode(*arguments)
+        rows.append(found[0].shape[0])
+        return found
+
+    image.decode_around = spy  # type: ignore[method-assign]
+    pixels = warp(image, crop)
+    return rows[0], pixels
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("side", [100, 200, 420])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_jpeg_is_read_down_to_the_feet_only(side: int, subsampling: str, grey: bool, tmp_path: Path) -> None:
+    """With the very pixels of the whole picture, whatever it is reduced by."""
+    path, picture = tmp_path / "a.jpg", Image.fromarray(texture(1000)[:, :900])
+    picture.convert("L" if grey else "RGB").save(path, quality=90, subsampling=subsampling)
+    crop = square(300.0, side, Camera.from_field_of_view(40, 900, 1000))
+    reduction = averaging(side / 64, (1, 2, 4, 8))[0]
+    rows, pixels = decoded_rows(path, crop)
+    feet = (300 + side / 2) / reduction
+    assert feet <= rows <= feet + 32 / reduction + 40
+    whole = ImageFile(path)
+    whole.decode(reduction)
+    np.testing.assert_array_equal(pixels, warp(whole, crop))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1, "subsampling": "4:4:4"}])
+def test_jpegs_that_are_coded_otherwise_are_read_whole(options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(texture(400)).save(path, **options)
+    rows, pixels = decoded_rows(path, square(100.0, 80, Camera.from_field_of_view(40, 400, 400)))
+    assert rows == 400
+    assert pixels.any()
+
+
+def test_damage_above_the_feet_is_found_and_damage_below_is_not_asked_for(tmp_path: Path) -> None:
+    path, crop = tmp_path / "a.jpg", square(150.0, 200, Camera.from_field_of_view(40, 800, 800))
+    Image.fromarray(texture(800)).save(path, quality=90)
+    content, pixels = path.read_bytes(), decoded_rows(path, crop)[1]
+    path.write_bytes(content[: len(content) * 9 // 10] + bytes(50) + content[len(content) * 9 // 10 + 50 :])
+    np.testing.assert_array_equal(decoded_rows(path, crop)[1], pixels)
+    path.write_bytes(content[: len(content) * 9 // 10])  # an incomplete copy is never taken for a sound one
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        decoded_rows(path, crop)
+    spoilt = bytearray(content)
+    spoilt[len(content) // 10 : len(content) // 10 + 40] = b"\xff\xd9" * 20
+    path.write_bytes(bytes(spoilt))
+    assert decoded_rows(path, crop)[0] == 400  # all of it, at 1/2: what OpenCV can read passes, as before
+
+
+def test_several_people_of_a_picture_share_what_is_decoded(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", texture(600))
+    camera, image = Camera.from_field_of_view(40, 600, 600), ImageFile(path)
+    first = image.decode_around(np.zeros(2), np.array([90.0, 200]))[0]
+    assert first.shape == (224, 600, 3)
+    assert image.decode_around(np.zeros(2), np.array([300.0, 180]))[0] is first
+    lower = image.decode_around(np.zeros(2), np.array([90.0, 400]))[0]
+    assert lower.shape == (600, 600, 3)
+    assert image.decode() is lower
+    crop = square(450.0, 100, camera)
+    np.testing.assert_array_equal(warp(image, crop), warp(read_image(path), crop))
 
 
 def test_stray_bytes_are_no_damage(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_only_valid_test_frames_are_scored(tmp_path: Path) -> None:
     assert records.subject.tolist() == ["TS1"] * 3
     assert records.frame.tolist() == [0, 1, 2]
     assert data.people("val") is people  # without subjects to validate on
-    assert data.protocol("test") == "protocol none: TS1, universal skeleton; n=3, not a benchmark"
+    assert data.protocol("test") == "MPI-INF-3DHP, protocol none: TS1, universal skeleton; n=3, not a benchmark"
     batch = next(iter(data.test_dataloader()))
     assert batch["sequence"].tolist() == [0, 0]
 
@@ -291,7 +291,7 @@ def mmpose(shared: Path, tmp_path: Path) -> Path:
 def test_mmpose_has_no_universal_labels(mmpose: Path) -> None:
     data = module(mmpose, train_subjects=["S4"])
     assert data.annotation("test") == get_protocol("mpi_inf_3dhp_metric").annotation
-    assert data.protocol("train") == "protocol none: S4, metric skeleton; n=1, not a benchmark"
+    assert data.protocol("train") == "MPI-INF-3DHP, protocol none: S4, metric skeleton; n=1, not a benchmark"
     with pytest.raises(PoseZooError, match=r"labels annot3 only: set --data\.labels annot3"):
         module(mmpose, labels="univ_annot3").people("test")
     with pytest.raises(PoseZooError, match=r"has S4, but none of S1 in cameras 0, 1.*set --data\.train_subjects"):

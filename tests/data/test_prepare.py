@@ -286,7 +286,7 @@ def test_an_index_without_its_images(raw: Path, tmp_path: Path) -> None:
     assert main(command(raw, tmp_path / "out")) == 0
     (tmp_path / "out" / file_name("train", 2)).unlink()
     with pytest.raises(PoseZooError, match=r"No image at .*0000002\.jpg"):
-        list(module(tmp_path / "out", batch_size=5).train_dataloader())
+        list(module(tmp_path / "out", batch_size=5, on_bad_image="raise").train_dataloader())
     (tmp_path / "out" / "people").rename(tmp_path / "moved")
     with pytest.raises(PoseZooError, match="copy all of the prepared folder"):
         module(tmp_path / "out").setup("fit")

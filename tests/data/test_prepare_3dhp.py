@@ -12,7 +12,7 @@ from tests_cli_helpers import last_error_of
 from three_dhp_helpers import film, write_picture, write_train
 
 from posezoo.__main__ import main
-from posezoo.data import MPIINF3DHP, MuCo3DHP
+from posezoo.data import MPIINF3DHP, MuCo3DHP, muco_composition
 from posezoo.data.images import read_image
 from posezoo.data.prepare import composites
 from posezoo.data.prepare.video import FRAMES, with_frames
@@ -132,7 +132,10 @@ def command(raw: Path, out: Path, *options: str) -> list[str]:
     return ["prepare", "muco3dhp", "--raw", str(raw), "--root", str(out), "--workers", "0", *chosen]
 
 
-def test_a_command_composes_what_muco_reads(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_composes_what_muco_reads(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(muco_composition, "plan_composites")  # it is asked once, before
     out, raw = tmp_path / "muco", contents(images)
     assert main(command(images, out)) == 0
     assert "3 images of 2 people" in capsys.readouterr().out

@@ -244,7 +244,10 @@ def test_other_subjects_are_refused() -> None:
     for found in (["S11"], ["S9", "S11", "S1"], []):
         with pytest.raises(PoseZooError, match="defined on the subjects S9, S11"):
             get_protocol("h36m_p1_pavllo").check_subjects(found)
-    with pytest.raises(PoseZooError, match=r"sequences TS1 \.\. TS20 \(all 20\), but these data have TS1: take none"):
+    with pytest.raises(
+        PoseZooError,
+        match=r"sequences TS1 \.\. TS20 \(all 20\), but these data have TS1: take the protocol none instead",
+    ):
         get_protocol("mupots").check_subjects(["TS1"])
 
 

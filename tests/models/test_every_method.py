@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from method_runs import arguments, data, method, methods, options, trainer
 from tests_cli_helpers import log_to
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from posezoo.__main__ import main
 from posezoo.testing import check_estimator, synthetic_batch, tiny_estimator
@@ -75,6 +77,47 @@ def test_the_contract_is_kept(name: str) -> None:
     if name == "PartAwareSearch":
         pytest.skip("the search trains on two batches at once; tests/models/test_partaware_search.py checks it")
     check_estimator(method(name), **arguments(name))
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes what makes the host wait for a GPU: tensors made of Python numbers, and numbers read from tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() in ("aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero"):
+            self.found.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_waits_are_noticed() -> None:
+    values = torch.arange(3.0)
+    for wait in (lambda: torch.tensor([0, 1]), lambda: values[[0, 1]], lambda: bool(values.any()), values[0].item):
+        with HostWaits() as waits:
+            wait()
+        assert waits.found, wait
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_training_step_does_not_wait_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "PartAwareSearch":
+        pytest.skip("the search trains on two batches at once, and reads its losses")
+    monkeypatch.setattr("posezoo.models.hemlets.targets.check_depth_order", lambda *_: None)  # of the CPU only
+    estimator = method(name)(**arguments(name)).train()
+    batch = synthetic_batch(2, estimator.skeleton.name, estimator.image_size)
+    with torch.inference_mode():  # what is made once shall be good for training
+        estimator.losses(estimator.estimate(batch), batch)
+
+    def step() -> None:
+        estimator.on_train_batch_start(batch, 0)
+        torch.stack([*estimator.losses(estimator.estimate(batch), batch).values()]).sum().backward()
+
+    step()  # makes what is kept
+    with HostWaits() as waits:
+        step()
+    assert not waits.found
 
 
 @pytest.mark.parametrize("name", METHODS)

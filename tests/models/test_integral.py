@@ -267,6 +267,16 @@ def test_a_magnified_crop_spans_less_depth(roll: float) -> None:
 # ---------------------------------------------------------------- millimetres
 
 
+def test_the_bones_on_the_device_are_those_of_the_skeleton_and_not_saved() -> None:
+    estimator = tiny()
+    assert [tuple(bone) for bone in estimator.bone_ends.tolist()] == list(estimator.skeleton.bones)
+    assert {name for name in estimator.state_dict() if not name.startswith("network.")} == {
+        "bone_lengths",
+        "bone_counts",
+        "official_grid",
+    }
+
+
 def estimate(batch: Batch, **arguments: Any) -> Prediction:
     estimator = tiny(**arguments).eval()
     with torch.no_grad():

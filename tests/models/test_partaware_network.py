@@ -12,7 +12,7 @@ from torch import Tensor
 from posezoo.__main__ import main
 from posezoo.errors import PoseZooError
 from posezoo.heatmaps import soft_argmax
-from posezoo.models import PartAware, PartAwareSearch
+from posezoo.models import PartAware, PartAwareSearch, heads
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import load_estimator
 from posezoo.models.integral import IntegralNetwork
@@ -156,6 +156,30 @@ def test_joints_come_out_under_their_names() -> None:
         for place, joint in enumerate(joints):
             expected = ((number * 5 + place) % 16 + 0.5) / 16 - 0.5
             assert coords[HEMLETS18.index(joint), 2].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_fused_heads_equal_the_plain_formulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posezoo.heatmaps._FUSED_MAP_CELLS", 1)
+    monkeypatch.setattr("posezoo.heatmaps._FUSED_CELLS", 1)
+    calls = []
+    locate_fused = heads.locate_fused
+    monkeypatch.setattr(heads, "locate_fused", lambda *args: calls.append(args) or locate_fused(*args))
+    network = tiny().double().network
+    for name, weight in network.named_parameters():
+        if "head" in name:
+            torch.nn.init.normal_(weight)  # volumes with peaks
+    image = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    pull = torch.randn(2, 18, 3, dtype=torch.float64)
+    scores, derivatives = [], []
+    for network.plain in (False, True):
+        scores.append(network.eval()(image).scores)
+    for network.plain in (False, True):  # moves the batch norms' statistics, which scores depend on
+        loss = (network.train()(image).coords * pull).sum()
+        derivatives.append([loss, *torch.autograd.grad(loss, [*network.parameters()])])
+    assert len(calls) == 2 * len(network.groups)  # none of them with `plain`
+    torch.testing.assert_close(*scores, atol=1e-6, rtol=0)
+    for of_fused, of_plain in zip(*derivatives, strict=True):
+        torch.testing.assert_close(of_fused, of_plain, atol=1e-10, rtol=1e-8)
 
 
 def test_groups_share_nothing_but_the_encoder() -> None:

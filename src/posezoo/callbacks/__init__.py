@@ -1,6 +1,8 @@
 """Callbacks that every method shares."""
 
 from posezoo.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from posezoo.callbacks.colour import ColourOnDevice
+from posezoo.callbacks.compile_network import CompileNetwork
 from posezoo.callbacks.ema import EMA
 from posezoo.callbacks.guard import NonFiniteGuard
 from posezoo.callbacks.pose_images import PoseImages
@@ -12,6 +14,8 @@ __all__ = [
     "EMA",
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "ColourOnDevice",
+    "CompileNetwork",
     "LastCheckpoint",
     "NonFiniteGuard",
     "PoseImages",

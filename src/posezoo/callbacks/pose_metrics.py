@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from posezoo.callbacks.score_table import METRICS, print_table
+from posezoo.callbacks.score_table import print_table
 from posezoo.data.base import PoseDataModule
+from posezoo.disk import replace_file
 from posezoo.metrics import AUC3D, MPJPE, MRPE, NMPJPE, PAMPJPE, PCK3D, AbsMPJPE
 from posezoo.metrics.protocols import Protocol, Result
 from posezoo.metrics.scorers import Scorer
+from posezoo.metrics.titles import METRICS
 from posezoo.skeletons import Skeleton
 from posezoo.structures import Batch, Prediction
 
@@ -239,11 +240,13 @@ def write_metrics(folder: Path, stage: str, result: dict[str, Any]) -> Path:
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write JSON to a temporary file and rename it into place; NaN becomes null."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
-    return path
+    """Write JSON in one step; NaN becomes null.
+
+    Raises:
+        PoseZooError: The file cannot be written.
+    """
+    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    return replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _plain(content: Any) -> Any:
@@ -276,11 +279,16 @@ def _action_names(trainer: pl.Trainer) -> tuple[str, ...]:
 
 
 def _protocol(trainer: pl.Trainer, stage: str) -> str:
-    """One line that says what the scores mean: the published definitions, or else the data's own words."""
+    """One line that says what the scores mean: the published definitions, or else the data's own words.
+
+    A collective call: every rank must make it.
+    """
     data = _datamodule(trainer)
     if data is None:
         return "own data loader"
-    return " AND ".join(p.definition for p in data.protocols) or data.protocol(stage)
+    bad = data.bad_images(stage)
+    others = f"; NOT the benchmark's samples: {bad} damaged images, for which others stand in" if bad else ""
+    return (" AND ".join(p.definition for p in data.protocols) or data.protocol(stage)) + others
 
 
 def _is_padding(trainer: pl.Trainer) -> bool:

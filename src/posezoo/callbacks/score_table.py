@@ -3,16 +3,7 @@
 import math
 from typing import Any
 
-# name -> (title, unit, needs the absolute pose)
-METRICS: dict[str, tuple[str, str, bool]] = {
-    "mpjpe": ("MPJPE", "mm", False),
-    "pa_mpjpe": ("PA-MPJPE", "mm", False),
-    "n_mpjpe": ("N-MPJPE", "mm", False),
-    "pck": ("PCK@150", "%", False),
-    "auc": ("AUC 0-150", "%", False),
-    "abs_mpjpe": ("absolute MPJPE", "mm", True),
-    "mrpe": ("root error (MRPE)", "mm", True),
-}
+from posezoo.metrics.titles import METRICS
 
 
 def print_table(stage: str, result: dict[str, Any], actions: bool = False) -> None:
@@ -49,7 +40,7 @@ def print_table(stage: str, result: dict[str, Any], actions: bool = False) -> No
     if actions:
         table.add_section()
         for action, value in result["mpjpe_per_action"].items():
-            add(f"  MPJPE {action}", value, None)
+            add(f"  MPJPE {action} [{METRICS['mpjpe'][1]}]", value, None)
     console.print(table)
     if any(found["groups"] for found in published.values()):
         console.print(_groups(published))
@@ -62,9 +53,11 @@ def _groups(published: dict[str, Any]) -> Any:
     from rich.table import Table
 
     columns = {
-        f"{name}\n{measure}": groups for name, found in published.items() for measure, groups in found["groups"].items()
+        f"{name}\n{found['titles'][measure]}": groups
+        for name, found in published.items()
+        for measure, groups in found["groups"].items()
     }
-    table = Table("", *columns)
+    table = Table("", *(title.replace("[", r"\[") for title in columns))
     for column in table.columns[1:]:
         column.justify = "right"
     for group in dict.fromkeys(group for groups in columns.values() for group in groups):

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from posezoo.errors import PoseZooError, did_you_mean
+from posezoo.metrics.titles import METRICS
 
 SEEDS = ("seed", "seed_everything", "control_seed")
 # What changes no score: where files are, how many processes load them, what is printed.
@@ -63,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
                 f"'{other.protocol}'), so their numbers cannot be compared: score both with the same data."
             )
     kinds = by_kind(runs, args.by)
+    unit = METRICS[args.metric][1] if args.metric in METRICS else ""  # a plug-in's own score names its unit itself
+    values = {name: [_value(r, args.metric) for r in members] for name, members in kinds.items()}
     print(f"{args.metric}, {split}: {runs[0].protocol}\n")
-    print(table({name: [_value(r, args.metric) for r in members] for name, members in kinds.items()}))
+    print(table(values, unit))
     return 0
 
 
@@ -110,9 +113,10 @@ def by_kind(runs: Sequence[Run], options: Iterable[str] | None = None) -> dict[s
     return kinds
 
 
-def table(values: dict[str, list[float]]) -> str:
+def table(values: dict[str, list[float]], unit: str = "") -> str:
     """Mean, standard deviation and range of each kind, and how far it is from the first."""
-    rows = [("kind", "runs", "mean", "std", "min", "max", "difference")]
+    of = f" [{unit}]" if unit else ""
+    rows = [("kind", "runs", *(f"{name}{of}" for name in ("mean", "std", "min", "max", "difference")))]
     first: list[float] = []
     for name, numbers in values.items():
         spread = f"{stdev(numbers):.1f}" if len(numbers) > 1 else "-"

@@ -4,8 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from posezoo.disk import disk_errors
 from posezoo.errors import PoseZooError
-from posezoo.fetch import disk_errors
 from posezoo.zoo import CONFIG_FILE, WEIGHTS_FILE, cache_folder, catalogue, check_file, locate, read_config
 
 

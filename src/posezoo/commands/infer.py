@@ -44,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     looking.add_argument("--max-people", type=int, default=None, help="keep so many in each picture")
     looking.add_argument("--root-depth", default=None, help="of 2.5D methods: bone_length, rootnet or mm")
     looking.add_argument("--device", default=None, help="cpu, cuda, ... (default: a GPU where there is one)")
+    looking.add_argument("--runtime", default="torch", help="torch, or openvino on the CPU (default: torch)")
+    looking.add_argument(
+        "--precision", default="float32", help="float32, or bfloat16, which is off by millimetres (default: float32)"
+    )
     looking.add_argument("--memory-mb", type=int, default=1024, help="for the network's activations (default: 1024)")
     looking.add_argument("--batch", type=int, default=8, help="pictures that are worked on together (default: 8)")
     video = parser.add_argument_group("video")
@@ -61,24 +65,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when every source was read, 1 when some could not be."""
     formats = _checked(args)
-    from posezoo.fetch import disk_errors
+    from posezoo.disk import disk_errors
     from posezoo.light import import_models_to_predict
 
     import_models_to_predict()
-    from posezoo.pipeline import load
+    from posezoo.pipeline import default_weights, load
+    from posezoo.runtimes import check_runtime
     from posezoo.sources import find_sources
+    from posezoo.zoo import locate
 
+    check_runtime(args.runtime, args.precision)  # before weights are fetched
     sources = find_sources(args.sources)
     boxes, cameras = _known(args, sources)
+    weights = locate(args.model or default_weights())
     pose = load(
-        args.model,
+        weights,
         args.device,
         detector=args.detector,
         threshold=args.threshold,
         root_depth=args.root_depth,
         memory_mb=args.memory_mb,
+        runtime=args.runtime,
+        precision=args.precision,
     )
-    job = _Job(args, formats, pose, boxes, cameras)
+    job = _Job(args, formats, pose, weights, boxes, cameras)
     with disk_errors(args.out), _progress() as progress:
         job.progress = progress
         job.pictures([source for source in sources if source.kind == "picture"])
@@ -131,10 +141,12 @@ class _Job:
         args: argparse.Namespace,
         formats: list[str],
         pose: "PosePipeline",
+        weights: Path,
         boxes: dict[str, Any] | None,
         cameras: dict[str, Any],
     ) -> None:
-        self.args, self.formats, self.pose, self.boxes, self.cameras = args, formats, pose, boxes, cameras
+        self.args, self.formats, self.boxes, self.cameras = args, formats, boxes, cameras
+        self.pose, self.weights = pose, weights
         self.found, self.frames, self.failed = 0, 0, list[PoseZooError]()
 
     def report(self, count: int) -> int:
@@ -248,17 +260,24 @@ class _Job:
     def _settings(self, source: "Source") -> dict[str, Any]:
         """Everything that changes what the network says of a frame."""
         from posezoo.people import camera_values
+        from posezoo.zoo import WEIGHTS_FILE
 
         camera = self.cameras.get(source.name)
-        names = ("model", "fov", "up", "detector", "threshold", "tta", "max_people", "root_depth", "every")
+        names = ("fov", "up", "detector", "threshold", "tta", "max_people", "root_depth", "every")
         settings = {name: getattr(self.args, name) for name in names}
-        return settings | {"network": repr(self.pose), "camera": None if camera is None else camera_values(camera)}
+        file = self.weights / WEIGHTS_FILE if self.weights.is_dir() else self.weights
+        stat = file.stat()  # a file of the same name may hold other weights by now
+        return settings | {
+            "weights": [str(file.resolve()), stat.st_size, stat.st_mtime_ns],
+            "network": repr(self.pose),
+            "camera": None if camera is None else camera_values(camera),
+        }
 
     def _watch(self, source: "Source", reader: "VideoReader", record: Any) -> "People":
         """Run the network over the frames that the record lacks; returns people of any frame, for what all share."""
         done = record.next_frame
         task = self.progress.add_task(source.name, total=reader.length or None, completed=done)
-        wanted = (frame for frame in reader.frames(done) if frame.number % self.args.every == 0)
+        wanted = reader.frames(done, self.args.every)
         last: People | None = None
         while part := list(islice(wanted, self.args.batch)):
             people = self._look_at_frames(source, part)
@@ -298,7 +317,7 @@ class _Job:
         task = self.progress.add_task(f"drawing {source.name}", total=len(frames))
         target = self.args.out / f"{source.stem}.mp4"
         with VideoReader(source.path) as reader, VideoWriter(target, reader.rate / self.args.every) as writer:
-            for frame in reader.frames():
+            for frame in reader.frames(every=self.args.every):
                 if frame.number in people:
                     drawn = side_by_side(frame.image, people[frame.number], _HEIGHT, around, f"{frame.time:.2f} s")
                     writer.write(drawn, frame.time)

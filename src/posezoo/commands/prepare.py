@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--box", choices=("annotation", "pelvis_2000mm"), default="annotation")
     parser.add_argument("--roll", type=float, default=20.0, help="largest roll of the augmentation, degrees")
     parser.add_argument("--zoom", type=float, nargs=2, default=(0.75, 1.25), help="its range of zoom")
-    parser.add_argument("--shift", type=float, default=0.1, help="its largest shift")
+    parser.add_argument("--shift", type=float, default=0.1, help="its largest shift, as a share of the longer box side")
     parser.add_argument("--quality", type=int, default=95, help="of the JPEGs (default 95)")
     parser.add_argument("--workers", type=int, help="processes (default: one for each core)")
 

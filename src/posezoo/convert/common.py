@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posezoo.disk import replace_file
 from posezoo.errors import PoseZooError
 from posezoo.fetch import sha256
 from posezoo.models.base import PoseEstimator
 from posezoo.release import describe_estimator, model_card
-from posezoo.zoo import CARD_FILE, StoredType, replace_file, save_model
+from posezoo.zoo import CARD_FILE, StoredType, save_model
 
 
 def card_of(

@@ -1,11 +1,13 @@
 """What all datasets share: reading an annotated person, cropping it, and loaders with equal batches for any workers."""
 
+import math
 import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -220,7 +222,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         if self.photometric:
             pixels = self.photometric(pixels, rng)
         row = make_labels(sample, self.people.skeleton, self.spec, crop)
-        row["image"] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        row["image"] = torch.from_numpy(np.stack(cv2.split(pixels)))
         row["index"] = torch.tensor(at)
         if self.source is not None:
             row["source"] = torch.tensor(self.source)
@@ -254,16 +256,18 @@ class CropDataset(Dataset[dict[str, Any]]):
 
     def _checked(self, index: int, sample: Sample) -> Sample:
         """A sample whose labels that are not finite are unlabelled; one that cannot be cropped is refused."""
-        if not np.isfinite(sample.box).all() or min(sample.box[2:]) <= 0:
+        box = sample.box.tolist()
+        if not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
             raise PoseZooError(
                 f"{self._name(index)} has the box {_rounded(sample.box)}, but left, top, width and height must be "
                 "numbers, and the last two positive: correct the annotation or remove it."
             )
         if sample.camera is not None:
-            k = sample.camera.intrinsics.numpy()
-            if not np.isfinite(k).all() or np.linalg.det(k) == 0:
+            k = sample.camera.intrinsics.tolist()
+            (a, b, _), (c, d, _), _ = k
+            if not all(map(math.isfinite, chain(*k))) or a * d == b * c:
                 raise PoseZooError(
-                    f"{self._name(index)} has a camera with the intrinsics {k.tolist()}: correct its focal length."
+                    f"{self._name(index)} has a camera with the intrinsics {k}: correct its focal length."
                 )
         valid3d = finite(sample.joints3d, sample.valid3d)
         valid2d = finite(sample.joints2d, sample.valid2d)
@@ -322,9 +326,10 @@ def finite(joints: NDArray[Any] | None, valid: NDArray[np.bool_] | None) -> NDAr
     """Which labels are valid, when those that are NaN or infinite are not; `valid` itself where all are finite."""
     if joints is None:
         return valid
-    numbers: NDArray[np.bool_] = np.isfinite(joints).all(-1)
-    if numbers.all():
+    each = np.isfinite(joints)
+    if each.all():
         return valid
+    numbers: NDArray[np.bool_] = each.all(-1)
     return numbers if valid is None else valid & numbers
 
 
@@ -345,9 +350,10 @@ class PoseDataModule(pl.LightningDataModule):
         image_size: Set by the model: side of the crop, px.
         crop: Set by the model: kind of the crop camera.
         box: Set by the model: what is cropped.
-        on_bad_image: What training does about an image that cannot be read or does not show its person. "raise" stops
-            with its path. "skip" takes the next readable sample instead, warns of each bad image once, and counts
-            them at the end of the run. Evaluation and predict always stop: a score over other samples is another score.
+        on_bad_image: What `fit` does about an image that cannot be read or does not show its person. "skip" takes the
+            next readable sample instead, warns of each bad image once, and counts them at the end of the run; so does
+            its validation, whose table then says so. "raise" stops with the image's path. `validate`, `test` and
+            `predict` always stop: a score over other samples is another score.
         protocol: Published protocol, or several over the same samples, that validation and test follow
             (docs/protocols.md): it selects their frames and people, refuses others, and is printed with its scores.
 
@@ -368,7 +374,7 @@ class PoseDataModule(pl.LightningDataModule):
         image_size: int = 256,
         crop: CropKind = "look_at",
         box: BoxKind = "annotation",
-        on_bad_image: Literal["raise", "skip"] = "raise",
+        on_bad_image: Literal["raise", "skip"] = "skip",
         protocol: list[str] | str | None = None,
     ) -> None:
         super().__init__()
@@ -451,10 +457,13 @@ class PoseDataModule(pl.LightningDataModule):
     def crops(self, split: str) -> CropDataset:
         """The crops of a split, built once; augmented for "train" only."""
         if split not in self._crops:
-            train = split == "train"
-            augmentation, skip = self.augmentation if train else None, train and self.on_bad_image == "skip"
+            augmentation = self.augmentation if split == "train" else None
+            skip = self.on_bad_image == "skip" and (split == "train" or (split == "val" and self._fitting()))
             self._crops[split] = CropDataset(self._split(split), self.spec, augmentation, self.seed, skip)
         return self._crops[split]
+
+    def _fitting(self) -> bool:
+        return getattr(getattr(self.trainer, "state", None), "fn", None) == "fit"
 
     def _split(self, split: str) -> PoseDataset:
         if split not in self._people:
@@ -473,16 +482,25 @@ class PoseDataModule(pl.LightningDataModule):
             self.open(split)
 
     def teardown(self, stage: str) -> None:
-        """Say how many training images were skipped, on whichever process."""
-        bad = getattr(self._crops.get("train"), "bad", None)
-        if stage != "fit" or bad is None:
+        """Say how many images were skipped, on whichever process."""
+        if stage != "fit":
             return
+        for split, kind in (("train", "training"), ("val", "validation")):
+            bad = self.bad_images(split)
+            if bad and getattr(self.trainer, "is_global_zero", True):
+                total = len(self._crops[split])
+                print(f"{type(self).__name__}: {bad} of {total} {kind} images were bad and skipped.")
+        self._crops.pop("val", None)  # `validate` replaces nobody
+
+    def bad_images(self, split: str) -> int:
+        """How many images of a split others have stood in for, on all processes together. A collective call."""
+        bad = getattr(self._crops.get(split), "bad", None)
+        if bad is None:
+            return 0
         if dist.is_available() and dist.is_initialized():  # a run that broke down does not get here
-            found = bad.to(self.trainer.strategy.root_device)
-            dist.all_reduce(found, dist.ReduceOp.MAX)  # one image may have been met by several
-            bad = found.cpu()
-        if getattr(self.trainer, "is_global_zero", True):
-            print(f"{type(self).__name__}: {int(bad.sum())} of {len(bad)} training images were bad and skipped.")
+            bad = bad.to(self.trainer.strategy.root_device)
+            dist.all_reduce(bad, dist.ReduceOp.MAX)  # one image may have been met by several
+        return int(bad.sum())
 
     def open(self, split: str) -> None:
         """Open a split; refuse an empty one, and training data without any usable label."""

@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posezoo.cameras import Camera, CropCamera, image_plane_crop, look_at_crop
-from posezoo.data.crop import CropKind, averaging, warp_region
+from posezoo.data.crop import RIM, CropKind, averaging, outline, warp_region
 from posezoo.data.images import Pixels
-
-_BORDER_POINTS = 9  # per side: enough that what lens distortion bulges out is inside
-_MARGIN = 34  # px around what a crop sees: more than the widest averaging window
 
 
 def crop_boxes(
@@ -84,15 +81,10 @@ def _extents(
     crops: CropCamera, sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Corners [N, 2] of the part of its image that each crop sees, and source px per crop px at its centre [N]."""
-    steps = torch.linspace(-1, crops.size, _BORDER_POINTS)
-    low, high = torch.full_like(steps, -1.0), torch.full_like(steps, float(crops.size))
-    edges = [(steps, low), (steps, high), (low, steps), (high, steps)]
-    centre = (crops.size - 1) / 2
-    middle = torch.tensor([[centre, centre], [centre + 1, centre], [centre, centre + 1]])
-    seen = crops.to_image(torch.cat([middle, *(torch.stack(edge, -1) for edge in edges)]))
+    seen = crops.to_image(torch.tensor(outline(crops.size), dtype=torch.float32))
     a, b, c = seen[:, :3].unbind(1)
     scales = torch.linalg.det(torch.stack([b - a, c - a], -2)).abs().sqrt().double().numpy()
     border = seen[:, 3:].numpy()
-    first = np.clip(np.floor(border.min(1)).astype(np.int64) - _MARGIN, 0, sizes)
-    last = np.clip(np.ceil(border.max(1)).astype(np.int64) + _MARGIN, 0, sizes)
+    first = np.clip(np.floor(border.min(1)).astype(np.int64) - RIM, 0, sizes)
+    last = np.clip(np.ceil(border.max(1)).astype(np.int64) + RIM, 0, sizes)
     return first, last, scales

@@ -4,7 +4,9 @@ One virtual camera moves pixels, intrinsics, 2D and 3D joints together and swaps
 not in albumentations, because 3D labels must turn with the image.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
@@ -12,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from posezoo.cameras import NO_DISTORTION, Camera, CropCamera, image_plane_crop, look_at_crop
+from posezoo.cameras import NO_DISTORTION, Camera, CropCamera
 from posezoo.data.images import Pixels, SourceImage, area_shrink, as_source
+from posezoo.data.single_crop import crop_to_image, image_plane, look_at, to_image
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import Skeleton, convert
 from posezoo.structures import IDENTITIES, Sample
@@ -24,7 +27,7 @@ BoxKind = Literal["annotation", "pelvis_2000mm"]
 FOV_PHOTOGRAPH = 55.0  # degrees; MeTRAbs' default for uncalibrated photographs
 FOV_2D_TRAINING = 8.0  # degrees; MeTRAbs gives 2D-only training images a long lens
 _MAX_SHRINK = 32  # a 48-megapixel photograph in a 256 px crop
-_RIM = 2 + _MAX_SHRINK  # px around what a crop sees, for interpolation and averaging
+RIM = 2 + _MAX_SHRINK  # px around what a crop sees, for interpolation and averaging
 _INTERPOLATED = 4  # the same for interpolation alone, of pixels and of a JPEG's colours
 _SLACK = 1.02  # a crop may be so much finer than its pixels; 4 source px to a crop px may be computed as 3.9999
 _GRID = 4  # crop px between the points where lens distortion is computed
@@ -136,11 +139,9 @@ def truncated_box(box: NDArray[np.float32], rng: np.random.Generator) -> NDArray
 def crop_camera(sample: Sample, source: Skeleton, spec: CropSpec, draw: CropDraw) -> CropCamera:
     """The virtual camera of a person's crop. Images without a camera are always cropped in the image plane."""
     camera = sample.camera or guessed_camera(sample)
-    box = torch.as_tensor(subject_box(sample, source, spec) if draw.box is None else draw.box)
-    keywords: dict[str, Any] = {"roll": draw.roll, "zoom": draw.zoom, "flip": draw.flip}
-    if spec.crop == "image_plane" or (sample.camera is None and sample.joints2d is not None):
-        return image_plane_crop(camera, box, spec.image_size, **keywords)
-    return look_at_crop(camera, box, spec.image_size, **keywords)
+    box = subject_box(sample, source, spec) if draw.box is None else draw.box
+    flat = spec.crop == "image_plane" or (sample.camera is None and sample.joints2d is not None)
+    return (image_plane if flat else look_at)(camera, box.tolist(), spec.image_size, draw.roll, draw.zoom, draw.flip)
 
 
 def guessed_camera(sample: Sample) -> Camera:
@@ -187,19 +188,21 @@ def warp(image: Pixels | SourceImage, crop: CropCamera, antialias: bool = True) 
     """
     source = as_source(image)
     border, scale = footprint(crop)
-    step = np.array(source.step)
+    (left, top), (step_x, step_y) = source.corner, source.step
     reduction, shrink = 1, 1
     if antialias:
-        reduction, shrink = averaging(scale / float(np.sqrt(step.prod())), source.reductions)
+        reduction, shrink = averaging(scale / math.sqrt(step_x * step_y), source.reductions)
     # Pixel centres: shrinking by k sends u to (u + 0.5) / k - 0.5.
-    factor = 1 / (step * reduction)
-    to_pixels = np.diag([*factor, 1.0])
-    to_pixels[:2, 2] = (0.5 - np.array(source.corner)) * factor - 0.5
-    seen = _affine(to_pixels, border)
-    rim = _RIM if shrink > 1 else _INTERPOLATED
-    pixels, first = source.decode_around(seen.min(0) - rim, seen.max(0) + rim, reduction)
+    factor_x, factor_y = 1 / (step_x * reduction), 1 / (step_y * reduction)
+    to_pixels = np.array(
+        [[factor_x, 0, (0.5 - left) * factor_x - 0.5], [0, factor_y, (0.5 - top) * factor_y - 0.5], [0, 0, 1]]
+    )
+    seen = border @ to_pixels[:2, :2] + to_pixels[:2, 2]
+    low, high = seen.min(0), seen.max(0)
+    rim = RIM if shrink > 1 else _INTERPOLATED
+    pixels, first = source.decode_around(low - rim, high + rim, reduction)
     to_pixels[:2, 2] -= first
-    region = _clip_region(seen - first, pixels.shape[1], pixels.shape[0])
+    region = _clip_region((low - first).tolist(), (high - first).tolist(), pixels.shape[1], pixels.shape[0])
     if region is None:
         return np.zeros((crop.size, crop.size, 3), np.uint8)
     return warp_region(pixels, region, shrink, to_pixels, crop)
@@ -232,7 +235,7 @@ def warp_region(
         [[1 / shrink, 0, (0.5 - x0) / shrink - 0.5], [0, 1 / shrink, (0.5 - y0) / shrink - 0.5], [0, 0, 1]]
     )
     if int(crop.source.distortion_model) == NO_DISTORTION:
-        matrix = to_patch @ to_pixels @ _homography(crop)
+        matrix = to_patch @ to_pixels @ crop_to_image(crop)
         return _warp_homography(patch, matrix, crop.size)
     return _warp_map(patch, crop, to_patch @ to_pixels)
 
@@ -240,17 +243,12 @@ def warp_region(
 def averaging(scale: float, reductions: tuple[int, ...]) -> tuple[int, int]:
     """By how much to reduce while decoding, and to shrink by averaging afterwards, `scale` stored px to a crop px."""
     reduction = max((known for known in reductions if known <= _SLACK * scale), default=1)
-    return reduction, int(np.clip(scale / reduction, 1, _MAX_SHRINK))
-
-
-def _affine(matrix: NDArray[np.float64], points: NDArray[Any]) -> NDArray[np.float64]:
-    mapped: NDArray[np.float64] = points @ matrix[:2, :2].T + matrix[:2, 2]
-    return mapped
+    return reduction, int(min(max(scale / reduction, 1), _MAX_SHRINK))
 
 
 def _warp_homography(patch: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    if np.allclose(matrix[2, :2], 0, atol=1e-12):
+    if max(abs(matrix[2, 0]), abs(matrix[2, 1])) <= 1e-12:
         affine = matrix[:2] / matrix[2, 2]
         return np.asarray(cv2.warpAffine(patch, affine, (size, size), flags=flags), np.uint8)
     return np.asarray(cv2.warpPerspective(patch, matrix, (size, size), flags=flags), np.uint8)
@@ -259,53 +257,48 @@ def _warp_homography(patch: Pixels, matrix: NDArray[np.float64], size: int) -> P
 def _warp_map(patch: Pixels, crop: CropCamera, to_patch: NDArray[np.float64]) -> Pixels:
     """Through a lens. Its exact map is made on a coarse grid: between, it bends by less than the warp's 1/32 px."""
     cells = -(-crop.size // _GRID) + 2  # one more on each side, so that nothing is extrapolated
-    axis = (torch.arange(cells, dtype=torch.float32) - 0.5) * _GRID - 0.5
-    v, u = torch.meshgrid(axis, axis, indexing="ij")
-    source = crop.to_image(torch.stack([u, v], -1).flatten(0, 1)).double().numpy()
-    coarse = _affine(to_patch, source).astype(np.float32).reshape(cells, cells, 2)
+    axis = (np.arange(cells, dtype=np.float32) - 0.5) * _GRID - 0.5
+    coarse = np.stack(to_image(crop, axis, axis[:, None], to_patch), -1)
     fine = cv2.resize(coarse, (cells * _GRID,) * 2, interpolation=cv2.INTER_LINEAR)
     grid = fine[_GRID : _GRID + crop.size, _GRID : _GRID + crop.size]
     return np.asarray(cv2.remap(patch, grid, None, cv2.INTER_LINEAR), np.uint8)
 
 
-def footprint(crop: CropCamera) -> tuple[NDArray[np.float64], float]:
-    """What a crop sees: source px of points along its border, and source px per crop px at its centre.
+@lru_cache
+def outline(size: int) -> NDArray[np.float64]:
+    """Crop px [39, 2] that tell what a crop sees: its centre, a pixel right of and below it, and its border.
 
-    Enough points [N, 2] that what lens distortion bulges out is inside. One evaluation for all of them.
+    Enough points that what lens distortion bulges out is inside.
     """
-    centre = (crop.size - 1) / 2
+    centre = (size - 1) / 2
     middle = np.array([[centre, centre], [centre + 1, centre], [centre, centre + 1]])
-    steps = np.linspace(-1, crop.size, 9)
-    low, high = np.full(9, -1.0), np.full(9, float(crop.size))
+    steps = np.linspace(-1, size, 9)
+    low, high = np.full(9, -1.0), np.full(9, float(size))
     edges = [np.stack(edge, -1) for edge in ((steps, low), (steps, high), (low, steps), (high, steps))]
     points = np.concatenate([middle, *edges])
-    if int(crop.source.distortion_model) == NO_DISTORTION:
-        matrix = _homography(crop)
-        rays = points @ matrix[:, :2].T + matrix[:, 2]
-        mapped = rays[:, :2] / rays[:, 2:]
-    else:
-        mapped = crop.to_image(torch.as_tensor(points, dtype=torch.float32)).double().numpy()
-    (ax, ay), (bx, by) = mapped[1] - mapped[0], mapped[2] - mapped[0]
-    return mapped[3:], float(np.sqrt(abs(ax * by - ay * bx)))
+    points.setflags(write=False)
+    return points
 
 
-def _homography(crop: CropCamera) -> NDArray[np.float64]:
-    """`CropCamera.crop_to_image` of one crop [3, 3], in double precision; NumPy does so little faster than torch."""
-    to_crop = crop.intrinsics.numpy().astype(np.float64) @ crop.rotation.numpy()
-    return np.asarray(crop.source.intrinsics.numpy() @ np.linalg.inv(to_crop), np.float64)
+def footprint(crop: CropCamera) -> tuple[NDArray[np.float64], float]:
+    """What a crop sees: source px of points along its border [36, 2], and source px per crop px at its centre."""
+    mapped = np.stack(to_image(crop, *outline(crop.size).T), -1)
+    (x, y), (right_x, right_y), (below_x, below_y) = mapped[:3].tolist()
+    area = (right_x - x) * (below_y - y) - (right_y - y) * (below_x - x)
+    return mapped[3:], math.sqrt(abs(area))
 
 
-def _clip_region(points: NDArray[Any], width: int, height: int) -> tuple[int, int, int, int] | None:
-    low = np.floor(points.min(0)).astype(int) - _RIM
-    high = np.ceil(points.max(0)).astype(int) + _RIM
-    x0, y0 = np.clip(low, 0, [width, height])
-    x1, y1 = np.clip(high, 0, [width, height])
-    return None if x1 <= x0 or y1 <= y0 else (int(x0), int(y0), int(x1), int(y1))
+def _clip_region(
+    low: tuple[float, float], high: tuple[float, float], width: int, height: int
+) -> tuple[int, int, int, int] | None:
+    x0, y0 = (int(min(max(0, value - RIM), most)) for value, most in zip(low, (width, height), strict=True))
+    x1, y1 = (math.ceil(min(max(0, value + RIM), most)) for value, most in zip(high, (width, height), strict=True))
+    return None if x1 <= x0 or y1 <= y0 else (x0, y0, x1, y1)
 
 
 def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCamera) -> dict[str, Any]:
     """Every label of a `Batch` row but the image, in the crop camera's frame and the target skeleton."""
-    target, flipped = spec.skeleton, bool(np.linalg.det(crop.rotation.numpy()) < 0)
+    target, flipped = spec.skeleton, _mirrors(crop)
     joints3d, valid3d = _labels3d(sample, source, target, crop)
     joints2d, valid2d = _labels2d(sample, source, target, crop, joints3d, valid3d)
     parts = len(target.parts)
@@ -315,23 +308,30 @@ def make_labels(sample: Sample, source: Skeleton, spec: CropSpec, crop: CropCame
         joints3d, valid3d = target.flip(joints3d), target.flip(valid3d, -1)
         joints2d, valid2d = target.flip(joints2d), target.flip(valid2d, -1)
         order, valid_order = target.flip_parts(order), target.flip_parts(valid_order)
+    identity = [sample.identity.get(key, 0) for key in IDENTITIES]
     return {
         "intrinsics": crop.intrinsics.float(),
         "rotation": crop.rotation.float(),
-        "crop_to_image": torch.from_numpy(_homography(crop).astype(np.float32)),
+        "crop_to_image": torch.from_numpy(crop_to_image(crop).astype(np.float32)),
         "source_intrinsics": crop.source.intrinsics.float(),
         "source_distortion": crop.source.distortion.float(),
         "distortion_model": crop.source.distortion_model,
         "has_camera": torch.tensor(sample.camera is not None),
         "box": torch.as_tensor(sample.box, dtype=torch.float32),
-        "joints3d": torch.as_tensor(joints3d, dtype=torch.float32),
-        "joints2d": torch.as_tensor(joints2d, dtype=torch.float32),
+        "joints3d": torch.from_numpy(joints3d),
+        "joints2d": torch.from_numpy(joints2d),
         "valid3d": torch.as_tensor(valid3d),
         "valid2d": torch.as_tensor(valid2d),
         "depth_order": torch.as_tensor(order, dtype=torch.int8),
         "valid_order": torch.as_tensor(valid_order),
-        **{key: torch.tensor(sample.identity.get(key, 0), dtype=torch.int64) for key in IDENTITIES},
+        **dict(zip(IDENTITIES, torch.tensor(identity, dtype=torch.int64).unbind(), strict=True)),
     }
+
+
+def _mirrors(crop: CropCamera) -> bool:
+    """Whether a crop's rotation has the determinant -1."""
+    (a, b, c), (d, e, f), (g, h, i) = crop.rotation.tolist()
+    return bool(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 0)
 
 
 def _labels3d(
@@ -340,8 +340,8 @@ def _labels3d(
     if sample.joints3d is None:
         return np.zeros((len(target), 3), np.float32), np.zeros(len(target), bool)
     joints, valid = convert(sample.joints3d, sample.valid3d, source, target)
-    turned = crop.from_source(torch.as_tensor(joints, dtype=torch.float32)).numpy()
-    return np.where(valid[:, None], turned, 0), valid
+    turned = joints @ crop.rotation.numpy().astype(np.float64).T
+    return np.where(valid[:, None], turned, 0).astype(np.float32), valid
 
 
 def _labels2d(
@@ -354,8 +354,8 @@ def _labels2d(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """2D labels: projections of the 3D ones where those exist, annotated pixels elsewhere."""
     in_front = valid3d & (joints3d[:, 2] > 1)
-    safe = np.where(in_front[:, None], joints3d, np.array([0, 0, 1], np.float32))
-    joints2d = crop.project(torch.as_tensor(safe)).numpy()
+    rays = np.where(in_front[:, None], joints3d, (0.0, 0.0, 1.0)) @ crop.intrinsics.numpy().astype(np.float64).T
+    joints2d = rays[:, :2] / rays[:, 2:]
     valid2d = in_front
     if sample.joints2d is not None:
         annotated, known = convert(sample.joints2d, sample.valid2d, source, target)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posezoo.data.mat import one_line
+from posezoo.disk import replaced
 from posezoo.errors import PoseZooError
 
 _EXAMPLES = 3
@@ -110,12 +111,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(path) as temporary:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Tally:

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from posezoo.cameras import Camera
+from posezoo.data.annotated import MISFIT_PX
 from posezoo.data.base import PoseDataModule, PoseDataset, finite
 from posezoo.data.evaluation import Records
 from posezoo.data.files import numbered, read_npz
@@ -60,7 +61,6 @@ _SYNONYMS = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 _IMAGE_NAME = re.compile(
     r"(?P<subject>S\d{1,9})_(?P<scene>.+)\.(?P<camera>\d+)_(?P<frame>\d{1,9})\.\w+", re.ASCII | re.DOTALL
 )
-_MISFIT_PX = 5.0
 _BOX_MARGIN = 1.2  # of mmpose's annotated boxes
 _S9_SHIFT = (-200.0, 0.0, 0.0)  # mm in the world: where the labels of S9_SHIFTED belong (isarandi/metrabs)
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Wanted], Clips]], ...] = (
@@ -162,7 +162,7 @@ class Human36M(PoseDataModule):
         people = self.people(split)
         subjects = [people.subjects[number] for number in np.unique(people.subject)]
         if set(subjects) != set(BENCHMARK_SUBJECTS):
-            return f"protocol none: subjects {', '.join(subjects)}; n={len(people)}, not a benchmark"
+            return f"Human3.6M, protocol none: subjects {', '.join(subjects)}; n={len(people)}, not a benchmark"
         joints = int(conversion_weights(H36M17, get_skeleton(self.skeleton)).any(1).sum())
         return (
             f"Human3.6M, S9 and S11, {len(people)} frames, MPJPE over {joints} joints, pelvis-aligned, mean over frames"
@@ -271,7 +271,7 @@ class Human36MPeople(PoseDataset):
         if 2 * len(missing) > count:
             raise PoseZooError(
                 f"No image at {missing[0]}, nor of {len(missing) - 1} others of {count} recordings: these are labels "
-                "only, until the frames of the videos are there; unpack or extract them (see docs/datasets.md)."
+                "only, until the frames of the videos are there; extract them (see docs/datasets/human36m.md)."
             )
 
     def _without_images(self) -> tuple[list[Path], int]:
@@ -576,7 +576,7 @@ def _check_fit(people: Human36MPeople, path: Path) -> None:
         projected = people.calibration[people.view[index]].project(torch.as_tensor(people.joints3d[index][both]))
         apart = projected.double().numpy() - people.joints2d[index][both]
         error = float(np.linalg.norm(apart, axis=1).mean())
-        if not error < _MISFIT_PX:
+        if not error < MISFIT_PX:
             raise PoseZooError(
                 f"{path}: the 3D labels of {people.name(int(index))} project {error:.0f} px away from its 2D labels, "
                 "so they and the cameras beside them are not of one kind: take both from one source."

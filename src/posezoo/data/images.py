@@ -4,6 +4,7 @@ Most of what a crop of a large frame costs is decoding pixels that the crop then
 1/2, 1/4 or 1/8 of its size for less, and better filtered than by skipping pixels.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from posezoo.data.jpeg_tiles import find_tiles
+from posezoo.data.jpeg_tiles import find_tiles, segments, top_part
 from posezoo.errors import PoseZooError
 
 Pixels = NDArray[np.uint8]
 
 JPEG_REDUCTIONS = (1, 2, 4, 8)  # those that libjpeg-turbo is fast at; 1/8 steps between them cost more than whole
+_MOST_ROWS = 0xFFFF  # of a JPEG
+_LEFT_OVER = "extraneous bytes before marker 0xd9"  # 0xd9 ends an image
 _EXIF, _ORIENTATION = b"Exif\x00\x00", 0x0112
 
 
@@ -108,7 +111,7 @@ class ImageFile(SourceImage):
         step: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         self.path, self.corner, self.step = path, corner, step
-        self._pixels, self._decoded_by = None, 1
+        self._pixels, self._decoded_by, self._whole = None, 1, False
         self._content = _content(path)
         stored = jpeg_size(self._content)
         if stored is not None:
@@ -121,21 +124,25 @@ class ImageFile(SourceImage):
         """See `SourceImage.decode`; the last result is kept for the other people of the picture."""
         if reduction not in self.reductions:
             return super().decode(reduction)
-        if self._pixels is None or self._decoded_by != reduction:
-            self._pixels, self._decoded_by = self._decode(reduction), reduction
+        if self._pixels is None or self._decoded_by != reduction or not self._whole:
+            self._pixels, self._decoded_by, self._whole = self._decode(reduction), reduction, True
         return self._pixels
 
     def decode_around(
         self, low: NDArray[np.float64], high: NDArray[np.float64], reduction: int = 1
     ) -> tuple[Pixels, tuple[int, int]]:
-        """See `SourceImage.decode_around`; of prepared images no more than the tiles there is decoded."""
-        tiles = find_tiles(self._content) if self._pixels is None and reduction in self.reductions else None
-        if tiles is not None:
-            content, (x, y) = tiles.part((low * reduction).tolist(), (high * reduction).tolist())
-            try:
-                return _decode_jpeg(content, reduction), (x // reduction, y // reduction)
-            except ValueError:
-                pass  # a damaged file, of which `decode` knows more to say
+        """See `SourceImage.decode_around`; no more is decoded than the tiles or the rows that there is something in."""
+        if self._pixels is None and reduction in self.reductions:
+            tiles = find_tiles(self._content)
+            if tiles is not None:
+                content, (x, y) = tiles.part((low * reduction).tolist(), (high * reduction).tolist())
+                try:
+                    return _decode_jpeg(content, reduction), (x // reduction, y // reduction)
+                except ValueError:
+                    pass  # a damaged file, of which `decode` knows more to say
+            self._pixels, self._decoded_by = _decode_top(self._content, float(high[1]), reduction), reduction
+        if self._pixels is not None and self._decoded_by == reduction and high[1] <= len(self._pixels):
+            return self._pixels, (0, 0)
         return self.decode(reduction), (0, 0)
 
     def _decode(self, reduction: int) -> Pixels:
@@ -189,10 +196,10 @@ def area_shrink(pixels: Pixels, factor: int) -> Pixels:
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise ImageError(f"No image at {path}; check the path or --data.root.")
     try:
         return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ImageError(f"No image at {path}; check the path or --data.root.") from None
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error}); check its permissions, or replace it.") from error
 
@@ -218,6 +225,24 @@ def _decode_jpeg(content: bytes, reduction: int) -> Pixels:
     return pixels
 
 
+def _decode_top(content: bytes, rows: float, reduction: int) -> Pixels | None:
+    """At least the first `rows` rows of a JPEG so reduced; None where all of it must be decoded, or it is damaged.
+
+    libjpeg tells its first complaint only. When that is of what is left over before the end marker, all of the rows
+    were sound; they lie in the buffer by then.
+    """
+    part = top_part(content, math.ceil(min(max(0, rows * reduction), _MOST_ROWS)))
+    if part is None:
+        return None
+    height, width, _, _ = simplejpeg.decode_jpeg_header(part)
+    pixels = np.empty((-(-height // reduction), -(-width // reduction), 3), np.uint8)
+    try:
+        simplejpeg.decode_jpeg(part, "RGB", min_height=pixels.shape[0], min_width=pixels.shape[1], buffer=pixels)
+    except ValueError as error:
+        return pixels if str(error).endswith(_LEFT_OVER) else None
+    return None
+
+
 def _decode_whole(content: bytes, path: Path) -> Pixels:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
@@ -228,30 +253,17 @@ def _decode_whole(content: bytes, path: Path) -> Pixels:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _segments(content: bytes) -> tuple[list[tuple[int, int]], int]:
-    """(marker, place of its length) of the segments of a JPEG's header, and the place where its pixels begin."""
-    found, place = [], 2
-    while content[place : place + 1] == b"\xff" and content[place : place + 2] != b"\xff\xda":
-        marker = content[place + 1 : place + 2]
-        if marker == b"\xff":  # padding
-            place += 1
-            continue
-        found.append((marker[0] if marker else 0, place + 2))
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return found, place
-
-
 def _ends_early(content: bytes) -> bool:
     """Whether a JPEG lacks its end: OpenCV 4 makes the missing part grey without a word, OpenCV 5 refuses.
 
     The end marker cannot occur within the compressed pixels; thumbnails, which have their own, lie before these.
     """
-    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9", _segments(content)[1]) < 0
+    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9", segments(content)[1]) < 0
 
 
 def _orientation(content: bytes) -> int:
     """How a camera says that a JPEG is to be turned, 1 for not at all; 0 where it says something unreadable."""
-    for marker, place in _segments(content)[0]:
+    for marker, place in segments(content)[0]:
         block = content[place + 2 : place + int.from_bytes(content[place : place + 2], "big")]
         if marker == 0xE1 and block.startswith(_EXIF):
             tiff = block[len(_EXIF) :]

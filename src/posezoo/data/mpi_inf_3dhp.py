@@ -43,9 +43,9 @@ class MPIINF3DHP(PoseDataModule):
         train_subjects: Subjects to train on.
         val_subjects: Subjects to validate on; with [] validation is the test set.
         cameras: Cameras to train and validate on; the default is the eight at chest height.
-        frame_step: Take every n-th frame of the release's videos.
+        frame_step: Take every n-th frame of the release's videos, for training and for validation.
         min_motion: Of these, take a frame when a joint has moved this far since the last one taken, mm (MeTRAbs: 100).
-        whole_body: Train only on frames with all 17 joints inside the image.
+        whole_body: Train and validate only on frames with all 17 joints inside the image.
         margin: Box around the joints, wider on each side by this share of the longer one.
         green_screen: Other backgrounds and clothes for training; needs the release's FGmasks and ChairMasks as frames.
         lens_distortion: Test TS5 and TS6 with the lens distortion that MeTRAbs' code gives; by default they are
@@ -148,7 +148,7 @@ class MPIINF3DHP(PoseDataModule):
         who = [people.subjects[number] for number in np.unique(people.subject)]
         skeleton = "universal skeleton" if self.annotation(split) == "univ_annot3" else "metric skeleton"
         if tuple(who) != TEST_SEQUENCES:
-            return f"protocol none: {', '.join(who)}, {skeleton}; n={len(people)}, not a benchmark"
+            return f"MPI-INF-3DHP, protocol none: {', '.join(who)}, {skeleton}; n={len(people)}, not a benchmark"
         return (
             f"MPI-INF-3DHP test set, TS1 to TS6, {len(people)} valid frames, {skeleton}, root-relative, mean over "
             "joints and frames; its published measures are those of --data.protocol mpi_inf_3dhp"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
@@ -30,7 +29,7 @@ from posezoo.data.green_screen import (
     person_weights,
     soft_mask,
 )
-from posezoo.data.images import open_image
+from posezoo.data.images import encode_jpeg, open_image
 from posezoo.data.muco import TABLE
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import MUCO21
@@ -199,6 +198,7 @@ def make_composites(
     per_image: int = 4,
     apart: float = 400.0,
     seed: int = 0,
+    groups: list[list[int]] | None = None,
     screens: Screens | None = None,
     workers: int = 0,
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, name, count: items,
@@ -215,6 +215,7 @@ def make_composites(
         per_image: People in each.
         apart: Least distance between two pelvises, mm.
         seed: Another one makes other images.
+        groups: What `plan_composites` gave for these arguments, where it has been asked already.
         screens: Other backgrounds and clothes.
         workers: Processes that make images; these do not depend on their number.
         track: Wraps the images (with a name and their number), for a progress bar.
@@ -222,7 +223,7 @@ def make_composites(
     Raises:
         PoseZooError: The frames do not suffice, none of them can be read, or `out` cannot be written.
     """
-    groups = plan_composites(people, count, per_image, apart, seed)
+    groups = groups or plan_composites(people, count, per_image, apart, seed)
     jobs = _Jobs(people, groups, out, screens)
     loader: DataLoader[Any] = DataLoader(
         jobs, batch_size=None, num_workers=workers, worker_init_fn=single_threaded if workers else None
@@ -320,11 +321,7 @@ def _write_composite(
             change = replace(change, background=None)
         layers.append(cut_out(people, index, change, ground=index == farthest))
     composite = compose(layers)
-    done, content = cv2.imencode(
-        ".jpg", cv2.cvtColor(composite.pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    )
-    assert done
-    write_whole(path, content.tobytes())
+    write_whole(path, encode_jpeg(composite.pixels, _QUALITY))
     return {"order": list(composite.order), "visible": [round(share, 4) for share in composite.visible]}
 
 

@@ -47,7 +47,8 @@ class MuPoTS3D(PoseDataModule):
 
     Args:
         root: Folder of the release or of 3DMPPE's layout; with both, the release is read.
-        margin: Box around the joints, wider on each side by this share of the longer one.
+        margin: Box around the joints, wider on each side by this share of the longer one; 3DMPPE's table has boxes of
+            its own.
         **keywords: As for `PoseDataModule`.
     """
 

@@ -119,7 +119,7 @@ class Protocol(ABC):
         fitting = [p.name for p in PROTOCOLS.values() if p.dataset == self.dataset and set(p.subjects) == there]
         raise PoseZooError(
             f"Protocol {self.name} is defined on the {self.subject_word} {_listed(self.subjects)}, but these data have "
-            f"{', '.join(sorted(there)) or 'none'}: take {' or '.join([*fitting, 'none'])} instead."
+            f"{', '.join(sorted(there)) or 'none'}: take the protocol {' or '.join([*fitting, 'none'])} instead."
         )
 
     def keeps(self, frame: int, camera: str = "", recording: str = "") -> bool:

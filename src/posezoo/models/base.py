@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from posezoo.data.crop import BoxKind, CropKind
@@ -20,6 +20,8 @@ from posezoo.models.lightning import LightningModule, LRSchedulerCallable, Optim
 from posezoo.plugins import load_installed_plugins
 from posezoo.skeletons import Skeleton, get_skeleton
 from posezoo.structures import Batch, Prediction
+
+FUSED_DEVICES = ("cuda",)
 
 # Arguments that are objects or machine paths: they are never written into a checkpoint's hyperparameters.
 NOT_SAVED = ("optimizer", "lr_scheduler", "backbone_weights")
@@ -42,6 +44,7 @@ class PoseEstimator(LightningModule, ABC):
 
     network: nn.Module
     predicts_joints: ClassVar[bool] = True  # False: only the root, so weights are good for any skeleton
+    compilable: ClassVar[tuple[str, ...]] = ()  # functions beside the network that `CompileNetwork` compiles too
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class PoseEstimator(LightningModule, ABC):
 
     def default_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler | None]:
         """The method's published optimiser and its per-step schedule, for a run of `total_steps`."""
-        return torch.optim.AdamW(self.parameters(), lr=1e-4), None
+        return AdamW(self.parameters(), lr=1e-4), None
 
     def forward(self, batch: Batch) -> Prediction:
         """Same as `estimate`."""
@@ -144,6 +147,7 @@ class PoseEstimator(LightningModule, ABC):
         """The user's factories, or the method's published schedule where none was given."""
         if self.optimizer_factory is None and self.lr_scheduler_factory is None:
             optimizer, schedule = self.default_optimizer(self.total_steps())
+            fuse(optimizer)
         else:
             parameters = self.parameters()
             optimizer = (self.optimizer_factory or self._default_factory)(parameters)
@@ -236,6 +240,18 @@ class PoseEstimator(LightningModule, ABC):
             if not isabstract(method):
                 found[method.__name__] = method
         return found
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Let Adam and AdamW change all weights on a GPU in one kernel; what another device holds stays as it is.
+
+    As an option of the groups, not of the constructor: that also claims to unscale gradients by itself, and Lightning
+    then refuses to clip them.
+    """
+    if isinstance(optimizer, Adam | AdamW):
+        for group in optimizer.param_groups:
+            if all(weight.device.type in FUSED_DEVICES for weight in group["params"]):
+                group["fused"], group["foreach"] = True, False
 
 
 def _full(tensor: Tensor) -> Tensor:

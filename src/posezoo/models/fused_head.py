@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, prefers_fused, pull_block
+from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, overwrite_block, prefers_fused
 
 # Cells of the volumes that one matrix product makes, on a GPU and on a CPU: as few as keep it efficient (six 64^3
 # volumes, 6 MB). In bfloat16 the features' gradient is rounded once for each product, hence no fewer.
@@ -49,6 +49,8 @@ def locate_fused(
 def can_fuse(conv: nn.Conv2d, features: Tensor, num_joints: int) -> bool:
     """Whether the fused operation is allowed here and worth it; otherwise convolve and decode one after the other."""
     if features.is_meta:  # shapes and FLOPs only; there is no autocast to ask for there
+        return False
+    if features.device.type == "cuda":  # a loop over samples there waits for its launches; one convolution does not
         return False
     plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.bias is not None
     # A hook or a parametrisation on the convolution would be passed over.
@@ -89,7 +91,7 @@ class _FusedHead(torch.autograd.Function):
             for inner in _cached(part, volumes):
                 block = volumes[inner.start - part.start : inner.stop - part.start]
                 # Nothing else holds these logits, so the gradient may take their place.
-                block.copy_(pull_block(block, coords[n, inner], grads[0][n, inner], ctx.grid))
+                overwrite_block(block, coords[n, inner], grads[0][n, inner], ctx.grid)
             pull, pixels = volumes.view(rows.stop - rows.start, -1), features[n].flatten(1)
             _add_product(pull, pixels.t(), d_weight[rows])
             d_bias[rows] += pull.sum(1, dtype=d_bias.dtype)

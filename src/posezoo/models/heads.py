@@ -125,10 +125,10 @@ class VolumetricHead(nn.Module):
         return volume_names(joints, self.depth_bins)
 
     def locate(
-        self, features: Float[Tensor, "batch channels rows columns"], grid: Grid, scored: bool
+        self, features: Float[Tensor, "batch channels rows columns"], grid: Grid, scored: bool, plain: bool = False
     ) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
         """`decode_volume` of the volumes; see `locate`."""
-        return locate(self.conv, features, self.num_joints, grid, scored)
+        return locate(self.conv, features, self.num_joints, grid, scored, plain)
 
 
 def volume_names(joints: Sequence[str], bins: int) -> list[str]:
@@ -145,20 +145,28 @@ def as_volumes(
 
 
 def locate(
-    conv: nn.Conv2d, features: Float[Tensor, "batch channels rows columns"], num_joints: int, grid: Grid, scored: bool
+    conv: nn.Conv2d,
+    features: Float[Tensor, "batch channels rows columns"],
+    num_joints: int,
+    grid: Grid,
+    scored: bool,
+    plain: bool = False,
 ) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
-    """`decode_volume` of the volumes that a 1x1 convolution makes; large ones are never stored as a whole."""
-    if can_fuse(conv, features, num_joints):
+    """`decode_volume` of the volumes that a 1x1 convolution makes; large ones are never stored unless `plain`."""
+    if not plain and can_fuse(conv, features, num_joints):
         coords, scores = locate_fused(conv, features, num_joints, grid, scored)
         return coords - 0.5, scores.float()
-    return decode_volume(as_volumes(conv(features), num_joints), grid, scored)
+    return decode_volume(as_volumes(conv(features), num_joints), grid, scored, plain)
 
 
 def decode_volume(
-    volume: Float[Tensor, "batch joints depth rows columns"], grid: Grid, scored: bool
+    volume: Float[Tensor, "batch joints depth rows columns"], grid: Grid, scored: bool, plain: bool = False
 ) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
-    """Soft-argmax in float32 (x, y, z in -0.5..0.5), and the confidence where `scored`, else zeros."""
-    coords = soft_argmax(volume, 3, grid) - 0.5
+    """Soft-argmax in float32 (x, y, z in -0.5..0.5), and the confidence where `scored`, else zeros.
+
+    `plain` asks for the formulation that can be differentiated twice.
+    """
+    coords = soft_argmax(volume, 3, grid, fused=False if plain else None) - 0.5
     scores = heatmap_confidence(volume.detach(), 3) if scored else coords.detach().new_zeros(coords.shape[:2])
     return coords, scores.float()
 

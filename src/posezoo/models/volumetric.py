@@ -53,6 +53,7 @@ class VolumetricPose(PoseEstimator):
 
     bone_lengths: Tensor
     bone_counts: Tensor
+    bone_ends: Tensor  # [bones, 2] parent and child; not saved, `skeleton` says it
     official_grid: Tensor
 
     def __init__(
@@ -80,6 +81,7 @@ class VolumetricPose(PoseEstimator):
         self.flip_test, self.learning_rate = flip_test, learning_rate
         self.register_buffer("bone_lengths", default_bone_lengths(self.skeleton))
         self.register_buffer("bone_counts", torch.zeros(len(self.skeleton.bones)))
+        self.register_buffer("bone_ends", torch.tensor(self.skeleton.bones), persistent=False)
         # Travels with the weights: they are good for one convention only.
         self.register_buffer("official_grid", torch.tensor(convention == "official"))
         self._trained_lengths = False  # a copy on the CPU of "any bone counted": reading it would wait for the GPU
@@ -137,8 +139,7 @@ class VolumetricPose(PoseEstimator):
         if isinstance(self.root_depth, float):
             return depth_rel.new_full(depth_rel.shape[:1], self.root_depth), f"{self.root_depth:g} mm for everybody"
         if self.root_depth == "bone_length" or self.training:  # no loss reads it, and RootNet costs time
-            bones = self.skeleton.bones
-            found = root_depth_from_bones(pixels, depth_rel, batch["intrinsics"], bones, self.bone_lengths)
+            found = root_depth_from_bones(pixels, depth_rel, batch["intrinsics"], self.bone_ends, self.bone_lengths)
             which = "mean of the training labels" if self._trained_lengths else "built-in adult limbs, untrained"
             return found, f"bone lengths ({which})"
         if self.root_depth == "rootnet":
@@ -185,7 +186,7 @@ class VolumetricPose(PoseEstimator):
 
     def count_bones(self, joints3d: Float[Tensor, "batch joints 3"], valid3d: Bool[Tensor, "batch joints"]) -> None:
         """Add labels (mm) to the running mean of each bone's length."""
-        parent, child = torch.tensor(self.skeleton.bones, device=joints3d.device).unbind(1)
+        parent, child = self.bone_ends.to(joints3d.device).unbind(1)
         used = valid3d[:, parent] & valid3d[:, child]
         length = (joints3d[:, child] - joints3d[:, parent]).norm(dim=-1).where(used, 0.0)
         count = used.sum(0)
@@ -270,8 +271,8 @@ def box_share(batch: Batch, side: int, box: BoxKind, root: int) -> Float[Tensor,
         focal: Tensor = torch.linalg.det(batch["intrinsics"][:, :2, :2]).abs().sqrt()
         return (side * depth / (focal * 2000.0)).where(known, 1.0)
     homography = batch["crop_to_image"]
-    centre = homography.new_tensor([(side - 1) / 2, (side - 1) / 2, 1.0])
-    scale: Tensor = torch.linalg.det(homography).abs().sqrt() / (homography[:, 2] * centre).sum(-1).abs().pow(1.5)
+    at_centre = homography[:, 2, :2].sum(-1) * ((side - 1) / 2) + homography[:, 2, 2]
+    scale: Tensor = torch.linalg.det(homography).abs().sqrt() / at_centre.abs().pow(1.5)
     return side * scale / batch["box"][:, 2:].amax(1)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posezoo.disk import replace_file
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import Skeleton
 
@@ -154,10 +155,10 @@ def tile(images: Sequence[Image], columns: int, gap: int = 4, background: Colour
 
 
 def write_picture(path: Path, image: Image) -> None:
-    """Write RGB pixels in the format that the file's ending names.
+    """Write RGB pixels in the format that the file's ending names; a file that exists is replaced in one step.
 
     Raises:
-        PoseZooError: OpenCV cannot write that format.
+        PoseZooError: OpenCV cannot write that format, or the file cannot be written.
     """
     import cv2
 
@@ -165,7 +166,7 @@ def write_picture(path: Path, image: Image) -> None:
         _, data = cv2.imencode(path.suffix or ".", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
         raise PoseZooError(f"cannot write a picture to {path}: use the ending .png or .jpg.") from error
-    path.write_bytes(data.tobytes())
+    replace_file(path, lambda file: file.write_bytes(data.tobytes()))
 
 
 def _extent(points: NDArray[np.float64]) -> float:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posezoo.disk import replace_file
 from posezoo.errors import PoseZooError
-from posezoo.people import People, write_atomic
+from posezoo.people import People
 from posezoo.viz.draw2d import LEFT, RIGHT, side_colour
 from posezoo.viz.draw3d import MIDDLE, levelling
 from posezoo.viz.people import distances
@@ -49,7 +50,7 @@ def write_html(path: str | os.PathLike[str], frames: Sequence[People], title: st
     for name, colour in (("LEFT", LEFT), ("RIGHT", RIGHT), ("MIDDLE", MIDDLE)):
         page = page.replace(f"__{name}__", f"rgb({colour[0]},{colour[1]},{colour[2]})")
     page = page.replace("__TITLE__", html.escape(data["title"])).replace("__DATA__", text)
-    return write_atomic(target, page.encode())
+    return replace_file(target, lambda file: file.write_text(page, encoding="utf-8"))
 
 
 def page_data(frames: Sequence[People], title: str) -> dict[str, Any]:

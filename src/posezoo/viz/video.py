@@ -77,8 +77,10 @@ class VideoReader:
     ) -> None:
         self._container.close()
 
-    def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """All frames but the first `skip`; a file that breaks off ends where it breaks off, with a warning.
+    def frames(self, skip: int = 0, every: int = 1) -> Iterator[Frame]:
+        """The frames whose number is at least `skip` and a multiple of `every`; the others are not made into pictures.
+
+        A file that breaks off ends where it breaks off, with a warning.
 
         Raises:
             PoseZooError: There is not a single frame.
@@ -87,7 +89,7 @@ class VideoReader:
         for decoded in self._decoded():
             time = decoded.time if decoded.time is not None else number / self.rate
             first = time if first is None else first
-            if number >= skip:
+            if number >= skip and number % every == 0:
                 yield Frame(number, max(0.0, time - first), _upright(decoded))
             number += 1
         if number == 0:

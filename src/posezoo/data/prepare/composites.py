@@ -86,12 +86,13 @@ def compose_release(
     data.from_videos, screens = True, wanted.screens()
     people = data.people("train")
     plan = (wanted.images, wanted.people, wanted.apart, wanted.seed)
-    used = np.unique(np.concatenate(plan_composites(people, *plan)))
+    groups = plan_composites(people, *plan)
+    used = np.unique(np.concatenate(groups))
     with writing(out):
         about = {"version": VERSION, "dataset": "composites", "settings": asdict(wanted)}
         claim(out, about | {"arguments": arguments_of(data), "raw": str(raw.resolve())})
     people = with_masks(people, used.tolist(), out, workers, track)
-    made = make_composites(people, out, *plan, screens=screens, workers=workers, track=track)
+    made = make_composites(people, out, *plan, groups=groups, screens=screens, workers=workers, track=track)
     with writing(out):
         (out / "skipped.txt").write_text("".join(f"{why}\n" for why in made.skipped), "utf-8")
         shutil.rmtree(out / FRAMES, ignore_errors=True)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from posezoo.cameras import Camera
 from posezoo.data.crop import Augmentation
+from posezoo.data.mat import one_line
+from posezoo.disk import replaced
 from posezoo.errors import PoseZooError
 from posezoo.skeletons import SKELETONS, Skeleton, get_skeleton
 from posezoo.structures import Sample
@@ -78,13 +80,8 @@ class Settings:
 def write_index(path: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
     """Write an index in one step: what was there stays until all of the new one is on the disk."""
     text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, about=text, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, about=text, **arrays)  # type: ignore[arg-type]
 
 
 class PreparedRoot:
@@ -143,8 +140,7 @@ class PreparedRoot:
                 if about["version"] != VERSION:
                     raise ValueError(f"version {about['version']}, not {VERSION}")
             except Exception as error:  # a damaged file raises nearly anything
-                line = " ".join(str(error).split())[:160]
-                raise PoseZooError(f"{path} cannot be read ({line}): {_AGAIN}.") from error
+                raise PoseZooError(f"{path} cannot be read ({one_line(error)}): {_AGAIN}.") from error
             self._index = about, arrays
         return self._index
 

@@ -9,6 +9,7 @@
     shade     textures, light, walls, floors, sensor
     sample    drawing, and labels read off the buffers
     cache     rendered subjects on disk
+    device    people of whole batches drawn on a GPU, with torch; all the others do without
 
 What is modelled: both sexes alike often, six mixed skin tones, builds of 0.75 to 1.3, 6 % children; every heading; 13
 classes of poses that are plausible rather than captured. What is not: faces beyond eyes and a mouth, single fingers,

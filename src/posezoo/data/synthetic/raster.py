@@ -217,8 +217,8 @@ def _cone_forms(
 
 def rasterise(table: Quadrics, intrinsics: Floats, depth: Depth, ids: Ids, first_id: int = 0) -> None:
     """Draw quadrics into the depth (mm) and id buffers [H,W], nearest surface first."""
-    boxes, centres = _pixel_boxes(table, intrinsics, depth.shape)
-    coefficients = _centred_coefficients(table, intrinsics, centres)
+    boxes, centres = pixel_boxes(table, intrinsics, depth.shape)
+    coefficients = centred_coefficients(table, intrinsics, centres)
     rows, columns, zero = _powers(max(depth.shape))
     relative = (boxes - np.concatenate([centres, centres], 1) + zero).tolist()
     ids_of = (table.solid + first_id).tolist()
@@ -244,7 +244,7 @@ def rasterise(table: Quadrics, intrinsics: Floats, depth: Depth, ids: Ids, first
             np.copyto(ids[top:bottom, left:right], ids_of[i], where=nearer)
 
 
-def _pixel_boxes(
+def pixel_boxes(
     table: Quadrics, intrinsics: Floats, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """[q,4] (left, top, right, bottom) in whole pixels, empty when culled, and their centres [q,2]."""
@@ -258,7 +258,7 @@ def _pixel_boxes(
     return whole, (whole[:, :2] + whole[:, 2:]) // 2
 
 
-def _centred_coefficients(table: Quadrics, intrinsics: Floats, centres: NDArray[np.int64]) -> NDArray[np.float32]:
+def centred_coefficients(table: Quadrics, intrinsics: Floats, centres: NDArray[np.int64]) -> NDArray[np.float32]:
     """[q,4,3,3] polynomials Q, -A, b, y about `centres`; rows are powers of v, columns of u."""
     f_x, f_y = intrinsics[0, 0], intrinsics[1, 1]
     to_plane = np.zeros((len(centres), 3, 3))  # pixel offset from the box centre -> normalised image plane

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posezoo.data.synthetic.body import FLESH_RADIUS, PART_OF_FRAME
+from posezoo.data.synthetic.body import FLESH_RADIUS, PART_OF_FRAME, Material
 from posezoo.data.synthetic.people import Mocap, Person, capsules
 from posezoo.data.synthetic.raster import (
     FIRST_PROP,
@@ -42,6 +42,7 @@ from posezoo.data.synthetic.shade import (
     ShadowCaster,
     Window,
     apply_sensor,
+    draw_sensor,
     face_light,
     paint_backdrop,
     paint_floor,
@@ -53,7 +54,7 @@ from posezoo.data.synthetic.streams import SampleStreams
 
 _FEATURES = {"head": EYES, "jaw": MOUTH}
 _CLOTHES_SLACK = 45.0  # mm: clothes sit outside the flesh a joint is in
-_OVERLAY = FIRST_PROP + 2000  # faces of boxes are numbered from FIRST_PROP: their edges are softened too
+OVERLAY = FIRST_PROP + 2000  # faces of boxes are numbered from FIRST_PROP: their edges are softened too
 _OVERLAY_DEPTH = 300.0
 
 
@@ -96,7 +97,7 @@ class SyntheticSample:
 
 
 @dataclass
-class _Canvas:
+class Canvas:
     """What a frame is drawn into."""
 
     image: Pixels
@@ -105,8 +106,18 @@ class _Canvas:
     owner: NDArray[np.int64]  # person of each solid id
 
 
-def _draw(composition: Composition, intrinsics: Floats, window: Window) -> _Canvas:
+def _draw(composition: Composition, intrinsics: Floats, window: Window) -> Canvas:
     """Wall, floor, furniture, people, overlay: from the back to the front, but for the depth buffer."""
+    canvas = draw_room(composition, intrinsics, window)
+    _draw_people(canvas, composition, intrinsics)
+    if composition.scene.overlay:
+        draw_overlay(canvas, composition.scene.overlay, window)
+    soften_edges(canvas.image, canvas.ids)
+    return canvas
+
+
+def draw_room(composition: Composition, intrinsics: Floats, window: Window) -> Canvas:
+    """Wall, floor and furniture, with the people's shadows but without the people."""
     scene, people, camera = composition.scene, composition.people, composition.camera
     size, middle = window.size, people[0].positions[0]
     image = paint_backdrop(scene.backdrop, window)
@@ -115,28 +126,29 @@ def _draw(composition: Composition, intrinsics: Floats, window: Window) -> _Canv
     depth = np.full((size, size), np.inf, np.float32)
     ids = np.full((size, size), NO_SOLID, np.int16)
     owner = np.repeat(np.arange(len(people)), [len(solids) for solids in composition.solids])
-    canvas = _Canvas(image, depth, ids, owner)
+    canvas = Canvas(image, depth, ids, owner)
     for number, box in enumerate(scene.boxes):
         _draw_box(canvas, box, camera, intrinsics, scene.light, FIRST_PROP + 6 * number)
-    _draw_people(canvas, composition, intrinsics)
-    if scene.overlay:
-        _draw_overlay(canvas, scene.overlay, window)
-    soften_edges(image, ids)
     return canvas
 
 
-def _draw_people(canvas: _Canvas, composition: Composition, intrinsics: Floats) -> None:
+def _draw_people(canvas: Canvas, composition: Composition, intrinsics: Floats) -> None:
     first = 0
     for table, solids in zip(composition.tables, composition.solids, strict=True):
         rasterise(table, intrinsics, canvas.depth, canvas.ids, first)
         first += len(solids)
-    materials = [person.look.materials[name] for person in composition.people for name in person.parts.material]
-    names = [name for person in composition.people for name in person.parts.material]
-    features = np.array([_FEATURES.get(name, 0) for name in names], np.int8)
+    materials, features = looks(composition.people)
     shade_people(
         canvas.image, canvas.depth, canvas.ids, concatenate(composition.solids), materials, features, intrinsics,
         composition.camera.rotation, composition.scene.light,
     )  # fmt: skip
+
+
+def looks(people: list[Person]) -> tuple[list[Material], NDArray[np.int8]]:
+    """Material and painted feature (EYES, MOUTH or 0) of every solid of the people."""
+    names = [name for person in people for name in person.parts.material]
+    materials = [person.look.materials[name] for person in people for name in person.parts.material]
+    return materials, np.array([_FEATURES.get(name, 0) for name in names], np.int8)
 
 
 def _casters(scene: Scene, people: list[Person]) -> list[ShadowCaster]:
@@ -150,7 +162,7 @@ def _casters(scene: Scene, people: list[Person]) -> list[ShadowCaster]:
     return casters
 
 
-def _draw_box(canvas: _Canvas, box: Box, camera: Camera, intrinsics: Floats, light: Light, first_id: int) -> None:
+def _draw_box(canvas: Canvas, box: Box, camera: Camera, intrinsics: Floats, light: Light, first_id: int) -> None:
     corners = camera.seen(box_corners(box.centre, box.half, box.rotation))
     for face, (quad, normal) in enumerate(visible_faces(corners, camera.rotation @ box.rotation)):
         colour = box.surface.colour * face_light(camera.rotation.T @ normal, light)
@@ -158,7 +170,7 @@ def _draw_box(canvas: _Canvas, box: Box, camera: Camera, intrinsics: Floats, lig
         draw_quad(canvas.image, canvas.depth, canvas.ids, quad, intrinsics, surface, first_id + face)
 
 
-def _draw_overlay(canvas: _Canvas, overlay: Overlay, window: Window) -> None:
+def draw_overlay(canvas: Canvas, overlay: Overlay, window: Window) -> None:
     """A flat blob in front of everything; its texture belongs to the scene's window, as its outline does."""
     size, texture = window.size, overlay.surface.texture
     mask = np.zeros((size, size), np.uint8)
@@ -171,10 +183,10 @@ def _draw_overlay(canvas: _Canvas, overlay: Overlay, window: Window) -> None:
     )
     shade = 1 + overlay.surface.amplitude * texture[y, x]
     canvas.image[rows, columns] = np.clip(shade[:, None] * overlay.surface.colour * 255, 0, 255)
-    canvas.depth[rows, columns], canvas.ids[rows, columns] = _OVERLAY_DEPTH, _OVERLAY
+    canvas.depth[rows, columns], canvas.ids[rows, columns] = _OVERLAY_DEPTH, OVERLAY
 
 
-def _visibility(canvas: _Canvas, person: int, stature: float, joints: Floats, pixels: Floats) -> NDArray[np.uint8]:
+def _visibility(canvas: Canvas, person: int, stature: float, joints: Floats, pixels: Floats) -> NDArray[np.uint8]:
     """[25] 0 beyond the frame, 1 hidden by something else, 2 by the person itself, 3 visible."""
     size = len(canvas.depth)
     place = np.round(pixels).astype(np.int64)
@@ -188,7 +200,7 @@ def _visibility(canvas: _Canvas, person: int, stature: float, joints: Floats, pi
 
 
 @lru_cache(maxsize=1)
-def _single_threaded_opencv() -> None:
+def single_threaded_opencv() -> None:
     """Once per process: 256 px are too little work for a thread pool, and workers would fight.
 
     0 and not 1: OpenCV answers 1 by joining its pool, whose threads a forked loader process does not have, and waits
@@ -229,22 +241,24 @@ def render_sample(
     """
     check_request(split, size)
     chosen = find_preset(preset)
-    _single_threaded_opencv()
+    single_threaded_opencv()
     composition = compose(index, split, chosen, seed, mocap, scene_seed)
     intrinsics = composition.camera.intrinsics(size, window_shift)
     window = Window(size, (-window_shift[0] * size, -window_shift[1] * size))
     canvas = _draw(composition, intrinsics, window)
-    sensor = SampleStreams((seed, SPLITS[split], index), scene_seed)("sensor")
-    image = apply_sensor(sensor, canvas.image) if chosen.sensor else canvas.image
-    sample = _with_labels(image, composition, intrinsics, canvas)
+    image = canvas.image
+    if chosen.sensor:
+        stream = SampleStreams((seed, SPLITS[split], index), scene_seed)("sensor")
+        image = apply_sensor(draw_sensor(stream), image)
+    sample = with_labels(image, composition, intrinsics, canvas)
     if return_depth:
         sample.depth = canvas.depth
     if return_parts:
-        sample.part_id, sample.person_id = _segmentation(composition.people, canvas)
+        sample.part_id, sample.person_id = segmentation(composition.people, canvas)
     return sample
 
 
-def _with_labels(image: Pixels, composition: Composition, intrinsics: Floats, canvas: _Canvas) -> SyntheticSample:
+def with_labels(image: Pixels, composition: Composition, intrinsics: Floats, canvas: Canvas) -> SyntheticSample:
     people, camera, tables = composition.people, composition.camera, composition.tables
     joints = [camera.seen(person.joints) for person in people]
     pixels = [(j @ intrinsics.T)[:, :2] / j[:, 2:] for j in joints]
@@ -267,7 +281,7 @@ def _with_labels(image: Pixels, composition: Composition, intrinsics: Floats, ca
     )
 
 
-def _segmentation(people: list[Person], canvas: _Canvas) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
+def segmentation(people: list[Person], canvas: Canvas) -> tuple[NDArray[np.int16], NDArray[np.int8]]:
     on_person = (canvas.ids >= 0) & (canvas.ids < FIRST_PROP)
     solid = np.where(on_person, canvas.ids, 0)
     parts = np.concatenate([PART_OF_FRAME[person.parts.frame] for person in people])

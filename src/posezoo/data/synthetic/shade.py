@@ -8,6 +8,7 @@ wall.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ _TEXTURE_SEED, _GRAIN_SEED = 12345, 99
 _GRAIN_SIDE = 1024
 _SMOOTH = 10  # textures below this number are plain noise
 _EYE_WHITE, _DARK, _LIPS = 1.3, 0.3, 0.6
+WRINKLES = 2  # the texture that cloth is wrinkled with
+BEHIND = 500.0  # mm behind the farthest solid from where on nothing darkens what is before it
 EYES, MOUTH = 1, 2  # what is painted on a solid: the skull carries the eyes, the jaw the mouth
 
 
@@ -101,7 +104,7 @@ def _dots(x: NDArray[np.float32], y: NDArray[np.float32], spacing: int) -> NDArr
 
 
 @lru_cache(maxsize=1)
-def _grain() -> Pixels:
+def grain() -> Pixels:
     """Sensor noise of standard deviation 32 about 128, [side,side,3]."""
     noise = np.random.default_rng(_GRAIN_SEED).normal(128, 32, (_GRAIN_SIDE, _GRAIN_SIDE, 3))
     return noise.round().clip(0, 255).astype(np.uint8)
@@ -192,12 +195,12 @@ def shade_people(
         return
     owner = flat[where].astype(np.intp)
     z = depth.ravel()[where]
-    table = _surface_table(solids, materials, intrinsics)
+    table = surface_table(solids, materials, intrinsics)
     local = _local_points(table, owner, where, depth.shape[1], z)
     normal = _normals(table, owner, local)
     albedo, bump = _albedo(table, owner, local, light)
     _paint_faces(albedo, solids, features, owner, local)
-    occlusion = _ambient_occlusion(depth, where, float(solids.centre[:, 2].max()) + 500)
+    occlusion = _ambient_occlusion(depth, where, float(solids.centre[:, 2].max()) + BEHIND)
     key, sky, below = _received_light(normal, bump, occlusion, rotation, light)
     gloss = _highlight(normal, rotation @ light.direction) * table.specular.take(owner) * _f(light.sun.mean())
     out = np.empty((len(where), 3), np.float32)
@@ -225,7 +228,7 @@ def _f(value: float) -> np.float32:
 
 
 @dataclass(frozen=True)
-class _SurfaceTable:
+class SurfaceTable:
     """Per solid, float32, each row contiguous: `take` is cheap then."""
 
     rays: NDArray[np.float32]  # [9,n] row-major 3x3: (u, v, 1) -> local direction
@@ -239,13 +242,13 @@ class _SurfaceTable:
     specular: NDArray[np.float32]  # [n]
 
 
-def _surface_table(solids: Solids, materials: list[Material], intrinsics: Floats) -> _SurfaceTable:
+def surface_table(solids: Solids, materials: list[Material], intrinsics: Floats) -> SurfaceTable:
     n, slope = len(solids), solids.slope
     origin = -np.einsum("nij,nj->in", solids.to_local, solids.centre)
     rays = solids.to_local @ np.linalg.inv(intrinsics)
     rows = [(*m.colour, m.texture, m.amplitude, m.specular) for m in materials]
     looks = np.ascontiguousarray(np.array(rows, np.float32).T)
-    return _SurfaceTable(
+    return SurfaceTable(
         np.ascontiguousarray(rays.reshape(n, 9).T.astype(np.float32)),
         np.ascontiguousarray(origin.astype(np.float32)),
         solids.length.astype(np.float32),
@@ -259,7 +262,7 @@ def _surface_table(solids: Solids, materials: list[Material], intrinsics: Floats
 
 
 def _local_points(
-    table: _SurfaceTable, owner: NDArray[np.intp], where: NDArray[np.intp], width: int, z: Depth
+    table: SurfaceTable, owner: NDArray[np.intp], where: NDArray[np.intp], width: int, z: Depth
 ) -> Triple:
     """Surface points of the pixels in their solids' local frames, mm."""
     v, u = np.divmod(where.astype(np.int32), np.int32(width))
@@ -275,7 +278,7 @@ def _local_points(
     return x, y, depth
 
 
-def _normals(table: _SurfaceTable, owner: NDArray[np.intp], local: Triple) -> Triple:
+def _normals(table: SurfaceTable, owner: NDArray[np.intp], local: Triple) -> Triple:
     """Unit normals in the camera frame; one formula serves caps, cones and ellipsoids."""
     x, y, z = local
     foot = np.clip(y - table.tangent.take(owner) * np.sqrt(x * x + z * z), 0, table.length.take(owner))
@@ -287,7 +290,7 @@ def _normals(table: _SurfaceTable, owner: NDArray[np.intp], local: Triple) -> Tr
 
 
 def _albedo(
-    table: _SurfaceTable, owner: NDArray[np.intp], local: Triple, light: Light
+    table: SurfaceTable, owner: NDArray[np.intp], local: Triple, light: Light
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Texture factor (about 1) and wrinkle bump, in the cloth's own coordinates at 4 mm a texel."""
     x, y, z = local
@@ -296,7 +299,7 @@ def _albedo(
     pool = textures().values.reshape(texture_count(), -1)
     texel = (v & 255) * TEXTURE_SIDE + (u & 255)
     factor = pool.reshape(-1).take(table.texture.take(owner) * pool.shape[1] + texel) * table.amplitude.take(owner)
-    wrinkles = pool[2].take(((v * 2) & 255) * TEXTURE_SIDE + ((u * 2) & 255)) * _f(light.wrinkle)
+    wrinkles = pool[WRINKLES].take(((v * 2) & 255) * TEXTURE_SIDE + ((u * 2) & 255)) * _f(light.wrinkle)
     return factor + _f(1), wrinkles
 
 
@@ -315,36 +318,58 @@ def _paint_faces(
     feature, factor = feature[on_face], albedo[on_face]
     radius = solids.radius_a[owner[on_face]].astype(np.float32)
     x, y = np.abs(local[0][on_face]) / radius, local[1][on_face] / radius
-    lid = ((y + _f(0.03)) / _f(0.07)) ** 2
-    eye = ((x - _f(0.40)) / _f(0.14)) ** 2 + lid < 1
-    iris = ((x - _f(0.40)) / _f(0.065)) ** 2 + lid < 1
-    brow = (np.abs(x - _f(0.42)) < _f(0.20)) & (np.abs(y - _f(0.18)) < _f(0.03))
-    mouth = (x / _f(0.48)) ** 2 + ((y - _f(0.10)) / _f(0.11)) ** 2 < 1
-    factor[eye & (feature == EYES)] = _EYE_WHITE
-    factor[(iris | brow) & (feature == EYES)] = _DARK
-    factor[mouth & (feature == MOUTH)] = _LIPS
+    for where, value in face_paint(x, y, feature == EYES, feature == MOUTH):
+        factor[where] = value
     albedo[on_face] = factor
+
+
+def face_paint(x: Any, y: Any, eyes: Any, mouth: Any) -> list[tuple[Any, float]]:
+    """Where a face has which albedo, the later before the earlier; of arrays or tensors alike.
+
+    Args:
+        x: Distance from the middle of the face, in radii of its solid.
+        y: Height in its solid's frame, in radii.
+        eyes: Which points carry the eyes.
+        mouth: Which points carry the mouth.
+    """
+    lid = ((y + 0.03) / 0.07) ** 2
+    eye = ((x - 0.40) / 0.14) ** 2 + lid < 1
+    iris = ((x - 0.40) / 0.065) ** 2 + lid < 1
+    brow = (abs(x - 0.42) < 0.20) & (abs(y - 0.18) < 0.03)
+    lips = (x / 0.48) ** 2 + ((y - 0.10) / 0.11) ** 2 < 1
+    return [(eye & eyes, _EYE_WHITE), ((iris | brow) & eyes, _DARK), (lips & mouth, _LIPS)]
 
 
 def _ambient_occlusion(depth: Depth, where: NDArray[np.intp], far: float) -> NDArray[np.float32]:
     """Unsharp-masked depth: darker where the surroundings are nearer; nothing counts as beyond `far`."""
     capped = np.minimum(depth, _f(far))
-    side = int(depth.shape[0] * 0.05) | 1
+    side = occlusion_side(depth.shape[0])
     behind = capped - cv2.blur(capped, (side, side))
     dark: NDArray[np.float32] = np.clip(behind.ravel()[where] * _f(0.0025), 0, _f(0.55))
     return np.subtract(_f(1), dark, dtype=np.float32)
 
 
+def occlusion_side(size: int) -> int:
+    """Side of the surroundings that darken a pixel, px."""
+    return int(size * 0.05) | 1
+
+
 def _highlight(normal: Triple, sun: Floats) -> NDArray[np.float32]:
     """Blinn's highlight with exponent 8 for a viewer at infinity."""
-    half = sun - (0.0, 0.0, 1.0)
-    half /= np.linalg.norm(half)
+    half = halfway(sun)
     cos: NDArray[np.float32] = normal[0] * _f(half[0]) + normal[1] * _f(half[1]) + normal[2] * _f(half[2])
     np.maximum(cos, 0, out=cos)
     cos *= cos
     cos *= cos
     cos *= cos
     return cos
+
+
+def halfway(sun: Floats) -> Floats:
+    """Direction between the sun (camera frame) and a viewer at infinity."""
+    half = sun - (0.0, 0.0, 1.0)
+    half /= np.linalg.norm(half)
+    return half
 
 
 # ---------------------------------------------------------------------------------- walls and floors
@@ -648,24 +673,75 @@ def soften_edges(image: Pixels, ids: Ids) -> None:
     cv2.copyTo(cv2.blur(image, (3, 3)), edge.view(np.uint8), image)
 
 
-def apply_sensor(stream: Stream, image: Pixels) -> Pixels:
-    """Defocus, motion blur, exposure, noise and JPEG, each with its probability."""
-    size = image.shape[0]
+@dataclass(frozen=True)
+class Sensor:
+    """What a sensor does to a frame; lengths are shares of its side.
+
+    Attributes:
+        defocus: Standard deviation of the blur; None for a sharp picture.
+        streak: (length, angle in radians) of the motion blur; None when nothing moves.
+        gain: Exposure.
+        gamma: Of the tone curve.
+        noise: Share of `grain` that is added.
+        grain_at: (row, column) where the noise is cut out of the shared grain, 0..1.
+        quality: Of the JPEG compression; None without.
+    """
+
+    defocus: float | None
+    streak: tuple[float, float] | None
+    gain: float
+    gamma: float
+    noise: float
+    grain_at: tuple[float, float]
+    quality: int | None
+
+    def blur(self, size: int) -> float:
+        """Standard deviation of the defocus in a frame of `size` px; 0 for a sharp one."""
+        return 0.0 if self.defocus is None else self.defocus * size + 0.15
+
+    def streak_kernel(self, size: int) -> NDArray[np.float32] | None:
+        """Of the motion blur; None where it is too short to be seen."""
+        if self.streak is None or self.streak[0] * size <= 1.5:
+            return None
+        return _streak(self.streak[0] * size, self.streak[1])
+
+    @property
+    def curve(self) -> Pixels:
+        """[256] grey levels that the tone curve makes of 0..255."""
+        return np.clip(255 * (np.arange(256) / 255 * self.gain) ** self.gamma, 0, 255).astype(np.uint8)
+
+
+def draw_sensor(stream: Stream) -> Sensor:
     blur, defocus = stream.chance(0.5), stream.uniform(0.0012, 0.0043)
     motion, length, angle = stream.chance(0.1), stream.uniform(0.01, 0.03), stream.uniform(0, math.pi)
     gain, gamma = stream.uniform(0.85, 1.3), stream.uniform(0.7, 1.05)
     noise, row, column = stream.uniform(0, 8) / 32, stream.unit(), stream.unit()
     jpeg, quality = stream.chance(0.35), int(stream.uniform(35, 90))
-    if blur:
-        image = cv2.GaussianBlur(image, (0, 0), defocus * size + 0.15)
-    if motion and length * size > 1.5:
-        image = cv2.filter2D(image, -1, _streak(length * size, angle))
-    curve = np.clip(255 * (np.arange(256) / 255 * gain) ** gamma, 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, curve)
-    if noise > 0.03:
-        image = cv2.addWeighted(image, 1, _grain_at(row, column, size), noise, -128 * noise)
-    if jpeg:
-        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return Sensor(
+        defocus if blur else None,
+        (length, angle) if motion else None,
+        gain,
+        gamma,
+        noise if noise > 0.03 else 0.0,
+        (row, column),
+        quality if jpeg else None,
+    )
+
+
+def apply_sensor(sensor: Sensor, image: Pixels) -> Pixels:
+    """Defocus, motion blur, exposure, noise and JPEG, in this order."""
+    size = image.shape[0]
+    if sensor.defocus is not None:
+        image = cv2.GaussianBlur(image, (0, 0), sensor.blur(size))
+    streak = sensor.streak_kernel(size)
+    if streak is not None:
+        image = cv2.filter2D(image, -1, streak)
+    image = cv2.LUT(image, sensor.curve)
+    if sensor.noise:
+        noise = grain()[grain_window(sensor.grain_at, size)]
+        image = cv2.addWeighted(image, 1, noise, sensor.noise, -128 * sensor.noise)
+    if sensor.quality is not None:
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, sensor.quality])
         return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     return np.asarray(image, np.uint8)
 
@@ -680,11 +756,10 @@ def _streak(length: float, angle: float) -> NDArray[np.float32]:
     return kernel
 
 
-def _grain_at(row: float, column: float, size: int) -> Pixels:
-    grain = _grain()
+def grain_window(place: tuple[float, float], size: int) -> Any:
+    """Index of a square of `size` px in `grain`; a larger one repeats it."""
     if size <= _GRAIN_SIDE // 2:
-        top, left = (int(place * (_GRAIN_SIDE - size)) for place in (row, column))
-        return grain[top : top + size, left : left + size]
-    places = np.arange(size)
-    rows, columns = ((places + int(place * _GRAIN_SIDE)) % _GRAIN_SIDE for place in (row, column))
-    return grain[rows[:, None], columns]
+        top, left = (int(share * (_GRAIN_SIDE - size)) for share in place)
+        return slice(top, top + size), slice(left, left + size)
+    rows, columns = ((np.arange(size) + int(share * _GRAIN_SIDE)) % _GRAIN_SIDE for share in place)
+    return rows[:, None], columns

@@ -70,6 +70,8 @@ class HEMlets(VolumetricPose):
     """
 
     network: HEMletsNetwork
+    draw_targets = staticmethod(encode)
+    compilable = ("draw_targets",)
 
     def __init__(
         self,
@@ -184,7 +186,7 @@ class HEMlets(VolumetricPose):
         """What the maps of a batch should show; made here, on the device, because loaders ship joints only."""
         order, known = self._order(batch)
         cells = self._cells(batch, size)
-        return encode(cells, batch["valid2d"], order, known, self.parts, size, self.sigma, self.states)
+        return self.draw_targets(cells, batch["valid2d"], order, known, self.parts, size, self.sigma, self.states)
 
     def _cells(self, batch: Batch, size: tuple[int, int]) -> Float[Tensor, "batch joints 2"]:
         coords = self.convention.from_pixels(batch["joints2d"], self.image_size)

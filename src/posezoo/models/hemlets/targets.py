@@ -6,6 +6,7 @@ epsilon, -1 where it is farther, 0 between: `depth_order` of a `Batch` has the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int8
@@ -37,8 +38,15 @@ class Parts:
 
     def ends(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Indices of parents and of children, int64 [K] each."""
-        parent, child = torch.tensor(self.pairs, device=device).unbind(1)
-        return parent, child
+        parent, child = zip(*self.pairs, strict=True)
+        return _on_device(parent, torch.device(device)), _on_device(child, torch.device(device))
+
+
+@lru_cache(maxsize=64)
+def _on_device(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64, copied once: a copy from the host in every training step would make the host wait for the GPU."""
+    with torch.inference_mode(False):  # made while validating, it will be used in training too
+        return torch.tensor(indices, device=device)
 
 
 def find_parts(skeleton: Skeleton, names: Sequence[Sequence[str]] | None = None) -> Parts:
@@ -124,7 +132,7 @@ def part_order(
         return order, measured
     if batch["depth_order"].device.type == "cpu":
         check_depth_order(batch["depth_order"], batch["valid_order"])
-    place = torch.tensor(parts.labels, device=depth.device)
+    place = _on_device(parts.labels, depth.device)
     annotated = batch["valid_order"][:, place.clamp(min=0)] & (place >= 0) & ~measured
     return batch["depth_order"][:, place.clamp(min=0)].where(annotated, order), measured | annotated
 
@@ -173,12 +181,13 @@ def encode(
         states: 3, or 2 without the zero map.
     """
     parent, child = parts.ends(cells.device)
-    margin, limit = VISIBLE_SIGMAS * sigma, cells.new_tensor([size[1] - 1.0, size[0] - 1.0])
-    near = ((cells >= -margin) & (cells <= limit + margin)).all(-1)
+    margin = VISIBLE_SIGMAS * sigma
+    x, y = cells.unbind(-1)
+    near = (x >= -margin) & (x <= size[1] - 1 + margin) & (y >= -margin) & (y <= size[0] - 1 + margin)
     joints_known = visible & near
     joints = gaussian_targets(cells, size, sigma, joints_known)
     known = order_known & joints_known[:, parent] & joints_known[:, child]
-    values = torch.tensor([-1, 0, 1] if states == 3 else [-1, 1], dtype=order.dtype, device=order.device)
+    values = torch.arange(-1, 2, 1 if states == 3 else 2, dtype=order.dtype, device=order.device)  # made on the device
     chosen = (order[..., None] == values) & known[..., None]
     triplets = joints[:, child, None] * chosen[..., None, None]
     if states == 3:

@@ -4,7 +4,7 @@ Image -> encoder -> c4, c5 -> for each group: cell, cell, cell, 1x1 convolution 
 -> the skeleton's joint order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from posezoo.errors import PoseZooError
-from posezoo.heatmaps import Grid, heatmap_confidence, soft_argmax
+from posezoo.heatmaps import Grid
 from posezoo.models.backbones import Backbone
 from posezoo.models.heads import VolumeOutput, VolumetricHead, check_head_sizes
 from posezoo.models.partaware.cells import FixedCell
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
 
 class PartDecoder(nn.Module):
-    """The cells of one group from low to high resolution, and a 1x1 convolution to the volumes of its joints.
+    """The cells of one group from low to high resolution; `head`, a 1x1 convolution, makes its joints' volumes.
 
     Args:
         encoder: Whose features come in.
@@ -102,8 +102,8 @@ class PartDecoder(nn.Module):
 
     def forward(
         self, features: list[Tensor], sizes: Sequence[tuple[int, int]], weights: Sequence[tuple[Tensor, ...]] = ()
-    ) -> Float[Tensor, "batch joints depth rows columns"]:
-        """Logits of the volumes.
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """What `head` makes the volumes of.
 
         Args:
             features: Of the encoder.
@@ -115,7 +115,7 @@ class PartDecoder(nn.Module):
             first = before if lateral is None else features[lateral]
             extra = weights[number] if weights else ()
             before, current = current, cell(first, current, size, *extra)
-        return self.head(current)  # type: ignore[no-any-return]
+        return current
 
 
 class PartAwareNetwork(nn.Module):
@@ -173,21 +173,19 @@ class PartAwareNetwork(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "batch 3 side side"]) -> VolumeOutput:
         """Coordinates of uint8 RGB crops (or float crops in 0..1)."""
-        coords, scores = [], []
-        for volumes in self.volumes(image):
-            coords.append(soft_argmax(volumes, 3, self.grid, fused=False if self.plain else None) - 0.5)
-            if not self.training:
-                scores.append(heatmap_confidence(volumes.detach(), 3).float())
-        joined = torch.cat(coords, 1).index_select(1, self.inverse)
-        if self.training:
-            return VolumeOutput(joined, joined.detach().new_zeros(joined.shape[:2]))
-        return VolumeOutput(joined, torch.cat(scores, 1).index_select(1, self.inverse))
+        found = [head.locate(hidden, self.grid, not self.training, self.plain) for head, hidden in self._decoded(image)]
+        coords, scores = (torch.cat(parts, 1).index_select(1, self.inverse) for parts in zip(*found, strict=True))
+        return VolumeOutput(coords, scores)
 
     def volumes(self, image: Tensor) -> list[Float[Tensor, "batch joints depth rows columns"]]:
         """Logits of each group's volumes, in the order of the groups."""
-        features = self.encoder(image)
-        sizes = self.sizes(image)
-        return [decoder(features, sizes, self.cell_weights(name)) for name, decoder in self.decoders.items()]
+        return [head(hidden) for head, hidden in self._decoded(image)]
+
+    def _decoded(self, image: Tensor) -> Iterator[tuple[VolumetricHead, Tensor]]:
+        """Each group's head and what it makes the volumes of; one group after the other, to hold one at a time."""
+        features, sizes = self.encoder(image), self.sizes(image)
+        for name, decoder in self.decoders.items():
+            yield cast(VolumetricHead, decoder.head), decoder(features, sizes, self.cell_weights(name))
 
     def sizes(self, image: Tensor) -> list[tuple[int, int]]:
         """(rows, columns) of the output of each cell."""
