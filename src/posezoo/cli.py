@@ -44,6 +44,7 @@ from posezoo.callbacks import (
 )
 from posezoo.data.base import MODEL_OWNED, PoseDataModule
 from posezoo.errors import PoseZooError, did_you_mean
+from posezoo.heap import keep_freed_memory
 from posezoo.models.base import PoseEstimator, estimator_class, read_checkpoint
 from posezoo.plugins import load_installed_plugins
 from posezoo.recipes_index import find_recipe
@@ -112,7 +113,7 @@ class PoseZooCLI(LightningCLI):
         """Superseded: Lightning would let the checkpoint overrule what the user typed."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse weights of another model; threads have to be set before any work."""
+        """Refuse weights of another model; threads and heap have to be set before any work."""
         checkpoint, model = self._get(self.config, "ckpt_path"), self._get(self.config, "model")
         skeleton = (model.get("init_args") or {}).get("skeleton") if model else None
         if checkpoint and Path(checkpoint).is_file():
@@ -124,6 +125,8 @@ class PoseZooCLI(LightningCLI):
         threads = self._get(self.config, "threads")
         if threads:
             torch.set_num_threads(threads)
+        if self.subcommand == "fit" and not torch.cuda.is_available():
+            keep_freed_memory()
 
     def instantiate_classes(self) -> None:
         """Also loads --weights into the model; a checkpoint given beside a saved configuration supersedes them."""

@@ -243,7 +243,8 @@ class _NearestRotation(torch.autograd.Function):
         u, stretch, vh = torch.linalg.svd(matrix.where(finite, 0))
         if not reflection:
             sign = torch.ones_like(stretch)
-            sign[..., 2] = torch.linalg.det(u @ vh).sign()
+            x, y, z = (u @ vh).unbind(-2)
+            sign[..., 2] = (torch.linalg.cross(x, y) * z).sum(-1).sign()  # the determinant; by LU it takes far longer
             u, stretch = u * sign[..., None, :], stretch * sign
         ctx.save_for_backward(u, stretch, vh)
         nearest: Tensor = u @ vh

@@ -5,10 +5,10 @@ bfloat16 the same formulas are off by centimetres.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -23,6 +23,12 @@ _MIN_INSIDE = 2
 def inside_window(coords2d: Float[Tensor, "*batch 2"], low: float, high: float) -> Bool[Tensor, "*batch"]:
     """Which pixels lie in [low, high] px on both axes (both ends belong to the window)."""
     return ((coords2d >= low) & (coords2d <= high)).all(-1)
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Where autocast has no say; switching off what is off costs as much as three operations on a few joints."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def reconstruct_absolute(
@@ -57,7 +63,7 @@ def reconstruct_absolute(
     Raises:
         ValueError: An unknown perspective.
     """
-    with torch.autocast(coords2d.device.type, enabled=False):
+    with _full_precision(coords2d):
         dtype = torch.float64 if coords3d_rel.dtype == torch.float64 else torch.float32
         rays = normalised(coords2d.to(dtype), intrinsics.to(dtype)).mT
         rel = coords3d_rel.to(dtype).mT.contiguous()
@@ -85,14 +91,15 @@ def _full_perspective(rays: Tensor, rel: Tensor, used: Tensor, ridge: float) -> 
     """
     # The ridge on r_xy is one more joint of that weight, with ray and target zero. That on r_z belongs to unknowns in
     # the scale of the data, of which only the mean square of the rays is left; it must not be zero where all coincide.
-    weight = F.pad((used.to(rays.dtype) + _OUTSIDE_WEIGHT).square(), (0, 1), value=ridge)[:, None]
-    both = F.pad(torch.cat([rays, rel[:, :2] - rays * rel[:, 2:]], 1), (0, 1))
+    weight = torch.constant_pad_nd((used.to(rays.dtype) + _OUTSIDE_WEIGHT).square(), (0, 1), ridge)[:, None]
+    both = torch.constant_pad_nd(torch.cat([rays, rel[:, :2] - rays * rel[:, 2:]], 1), (0, 1))
     total = weight.sum(-1, keepdim=True)
     weight = weight / total
     mean = (weight * both).sum(-1, keepdim=True)
-    centred = (both - mean).unflatten(1, (2, 2))
-    curvature, slope = ((weight * centred[:, 0])[:, None] * centred).sum((2, 3))[..., None].split(1, 1)
+    ray, offset = (both - mean).split(2, 1)
+    weighted = weight * ray
     floor = ridge / total * rays.square().mean((1, 2), keepdim=True).clamp(min=1e-12)
+    curvature, slope = ((weighted * other).sum((1, 2), keepdim=True) for other in (ray, offset))
     depth = slope / (curvature + floor)
     mean_ray, mean_offset = mean.split(2, 1)
     return torch.cat([mean_ray * depth - mean_offset, depth], 1)
@@ -124,7 +131,7 @@ def back_project(
 
     float64 for float64 depths, else float32, also under autocast.
     """
-    with torch.autocast(pixels.device.type, enabled=False):
+    with _full_precision(pixels):
         dtype = torch.float64 if depth.dtype == torch.float64 else torch.float32
         return homogeneous(normalised(pixels.to(dtype), intrinsics.to(dtype))) * depth.to(dtype)[..., None]
 
@@ -157,7 +164,7 @@ def root_depth_from_bones(
         [batch] mm, between 100 mm and 1 km; NaN for a sample without any usable bone. float64 for float64 `depth_rel`,
         else float32.
     """
-    with torch.autocast(pixels.device.type, enabled=False):
+    with _full_precision(pixels):
         dtype = torch.float64 if depth_rel.dtype == torch.float64 else torch.float32
         parent, child = torch.as_tensor(bones, dtype=torch.int64, device=pixels.device).view(-1, 2).unbind(1)
         rays = homogeneous(normalised(pixels.to(dtype), intrinsics.to(dtype)))
@@ -235,7 +242,7 @@ def hemlets_released(
     Returns:
         mm; the root is not moved to its own relative depth.
     """
-    with torch.autocast(pixels.device.type, enabled=False):
+    with _full_precision(pixels):
         dtype = torch.float64 if depth_rel.dtype == torch.float64 else torch.float32
         pixels, depth_rel = pixels.to(dtype), depth_rel.to(dtype)
         coarse = torch.arange(13, dtype=dtype, device=pixels.device) * 0.5 + 2.0

@@ -93,7 +93,16 @@ def _double(matrix: torch.Tensor) -> NDArray[np.float64]:
 
 def _crop_to_rays(crop: CropCamera) -> NDArray[np.float64]:
     """Crop px to rays of the source camera [3, 3]."""
-    return np.linalg.inv(_double(crop.intrinsics) @ crop.rotation.numpy())
+    (a, b, x), (c, d, y), _ = crop.intrinsics.tolist()
+    area = a * d - b * c
+    first = d / area, -b / area, (b * y - d * x) / area  # rows of the intrinsics' inverse; the third is 0, 0, 1
+    second = -c / area, a / area, (c * x - a * y) / area
+    return np.array(
+        [
+            [p * first[0] + q * second[0], p * first[1] + q * second[1], p * first[2] + q * second[2] + r]
+            for p, q, r in zip(*crop.rotation.tolist(), strict=True)
+        ]
+    )
 
 
 def _lens_of(camera: Camera) -> Coefficients | None:
