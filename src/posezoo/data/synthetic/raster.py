@@ -368,7 +368,7 @@ def _inside_convex(outline: Floats, u: NDArray[np.int64], v: NDArray[np.int64]) 
 
     Each row of a convex shape is one run: its ends are where the row crosses the edges.
     """
-    following = np.roll(outline, -1, 0)
+    following = np.concatenate([outline[1:], outline[:1]])
     area = float((outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]).sum())
     dx, dy = ((following - outline) * np.sign(area)).T[:, :, None]
     x, y = outline.T[:, :, None]
