@@ -101,6 +101,25 @@ def _verdict(targets: list[Target], met: Callable[[Target], bool], text: str) ->
     return text.format(targets[0].limit), met(targets[0])
 
 
+VARYING = ("copy_gb_per_s", "load")  # from run to run on one machine
+
+
+def environment_lines(environments: Iterable[dict[str, Any]]) -> list[str]:
+    """One line for each machine, with the range of what varied between its runs."""
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for env in environments:
+        machines.setdefault(environment_line(env | dict.fromkeys(VARYING, "")), []).append(env)
+    return [
+        environment_line(runs[0] | {key: _range([run[key] for run in runs]) for key in VARYING})
+        for runs in machines.values()
+    ]
+
+
+def _range(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def environment_line(env: dict[str, Any]) -> str:
     """What the numbers belong to, in one line."""
     return (
@@ -139,7 +158,7 @@ def summary(rows: list[Row], environments: Iterable[dict[str, Any]]) -> str:
     """Environment, table and what is missing, in Markdown."""
     judged = [row for row in rows if row.met is not None]
     parts = [
-        *dict.fromkeys(map(environment_line, environments)),
+        *environment_lines(environments),
         markdown(rows),
         f"{sum(row.met is False for row in judged)} of {len(judged)} targets missed.",
         "Not measured:",

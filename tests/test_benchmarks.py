@@ -13,7 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import cases, core, report
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, Wrong, checked, find_cases, known_cases
 from benchmarks.core import Timing, environment, interleave, peak_extra_mb
-from benchmarks.report import Row, as_json, environment_line, markdown, run_case
+from benchmarks.report import Row, as_json, environment_line, environment_lines, markdown, run_case
 
 # Import Lightning and half of everything in a fresh process, or export a network.
 SLOW = (
@@ -149,6 +149,11 @@ def test_the_report_names_machine_versions_threads_and_load() -> None:
     line = environment_line(env)
     for word in (torch.__version__, "load", "1 thread", core.processor(), "GPU"):
         assert word in line
+    runs = [env | {"load": 1.5, "copy_gb_per_s": 9.0}, env | {"load": 0.5, "copy_gb_per_s": 9.0}]
+    (merged,) = environment_lines(runs)
+    assert "load 0.5 to 1.5" in merged
+    assert "memory copy 9.0 GB/s" in merged
+    assert len(environment_lines([*runs, env | {"torch": "1.0"}])) == 2
     rows = [Row("toy", "time", REFERENCE, 4000.0, 2.0, "ms", 2000.0, (1.0, 3000.0), "≥ 2x", True)]
     assert "| toy | time | 4,000 ms | 2 ms | 2000.00x [1.00..3000.00] | ≥ 2x | yes |" in markdown(rows)
     assert json.loads(json.dumps(as_json(rows, env, 3, False)))["rows"][0]["met"] is True
