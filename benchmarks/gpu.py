@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from posezoo import kernels
+from posezoo.callbacks import CompileNetwork
 from posezoo.data import SyntheticPeople
 from posezoo.data.crop import Augmentation
 from posezoo.data.synthetic.device import prepare_frame, render_batch
@@ -91,7 +92,7 @@ class Step:
         self.optimizer = estimator.default_optimizer(1000)[0]
         fuse(self.optimizer)
         if compiled:
-            estimator.network.compile(dynamic=False)
+            CompileNetwork().setup(None, estimator, "fit")  # it asks no trainer
 
     def __call__(self) -> Tensor:
         batch: Batch = to_device(self.batch, self.device)

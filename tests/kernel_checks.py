@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from posezoo import heatmaps, kernels
 from posezoo.data.synthetic import device
@@ -18,7 +18,6 @@ from posezoo.data.synthetic.raster import FIRST_PROP
 from posezoo.heatmaps import Grid, soft_argmax
 from posezoo.kernels import soft_argmax as triton
 from posezoo.kernels.rasterise import rasterise_tiles
-from posezoo.models import fused_head
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAYOUTS = ("packed", "interleaved", "strided")
@@ -66,24 +65,17 @@ def special_values() -> dict[str, Any]:
 
 
 def dispatch() -> dict[str, Any]:
-    """`soft_argmax` and the fused head with the CPU among the devices that have kernels."""
+    """`soft_argmax` with the CPU among the devices that have kernels."""
     kernels._DEVICES = ("cuda", "cpu")
     values = logits("interleaved", torch.float32)
     coords = soft_argmax(values.clone().requires_grad_(), 3, fused=True)
-    head = nn.Conv2d(16, 5 * 8, 1)
-    features = torch.randn(2, 16, 9, 11, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    by_kernel = _step(head, features)
-    calls = _count_calls(head, features)
     os.environ[kernels.SWITCH] = "0"
     without = soft_argmax(values.clone().requires_grad_(), 3, fused=True)
-    plain = _step(head, features)
     del os.environ[kernels.SWITCH]
     double = soft_argmax(values.double().requires_grad_(), 3, fused=True)
     return {
         "functions": [_functions(found) for found in (coords, without, double)],
         "flat": float((soft_argmax(values, 2, fused=True) - soft_argmax(values, 2, fused=False)).abs().max()),
-        "head": [float((a - b).abs().max() / b.abs().max()) for a, b in zip(by_kernel, plain, strict=True)],
-        "head_calls": calls,
     }
 
 
@@ -94,29 +86,6 @@ def _functions(coords: Tensor) -> list[str]:
         names.append(step.name())
         step = step.next_functions[0][0] if step.next_functions else None
     return names
-
-
-def _step(head: nn.Conv2d, features: Tensor) -> tuple[Tensor, ...]:
-    coords, _ = fused_head.locate_fused(head, features, 5, "cells", scored=False)
-    found = torch.autograd.grad((coords * torch.arange(1.0, 4.0)).sum(), [features, head.weight, head.bias])
-    return (coords.detach(), *found)
-
-
-def _count_calls(head: nn.Conv2d, features: Tensor) -> list[int]:
-    """How often a step of the fused head asks the kernels for coordinates and for gradients."""
-    calls, locate, pull = [0, 0], triton.locate, triton.pull
-
-    def counted(at: int, function: Any) -> Any:
-        def call(*arguments: Any, **named: Any) -> Any:
-            calls[at] += 1
-            return function(*arguments, **named)
-
-        return call
-
-    triton.locate, triton.pull = counted(0, locate), counted(1, pull)
-    _step(head, features)
-    triton.locate, triton.pull = locate, pull
-    return calls
 
 
 def rasteriser() -> dict[str, Any]:

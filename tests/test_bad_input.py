@@ -1,10 +1,12 @@
 """Whatever is wrong with files or arguments: one sentence that names it, exit status 2, and nothing lost."""
 
+import errno
 import json
 import os
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +30,12 @@ from scipy.io import loadmat, savemat
 from tests_cli_helpers import log_to
 
 from posezoo.__main__ import main
-from posezoo.data import Human36M, ImageFolder, Mixed
+from posezoo.cameras import Camera
+from posezoo.data import Human36M, ImageFolder, Mixed, base
 from posezoo.data.base import BadImageWarning, CropDataset, PoseDataModule, PoseDataset, read_image
 from posezoo.data.crop import Augmentation
 from posezoo.data.human36m import open_people as open_h36m
+from posezoo.data.images import ImageError
 from posezoo.data.mixed import SearchSplit
 from posezoo.data.ordinal import _read
 from posezoo.data.ordinal import open_people as open_ordinal
@@ -274,6 +278,34 @@ def test_images_that_are_all_bad_stop_the_run(damaged: Path) -> None:
         batches(module(damaged))
 
 
+def test_many_bad_images_are_not_a_few_files(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MAX_BAD_IN_A_ROW", 2)
+    with pytest.raises(PoseZooError, match="3 of 6 images are bad, which is more than a few files; the last: "):
+        batches(module(damaged))
+
+
+def test_only_the_first_bad_images_are_shown(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "BAD_SHOWN", 2)
+    crops = module(damaged).crops("train")
+    with pytest.warns(BadImageWarning) as caught:
+        for index in range(6):
+            crops[index]
+    texts = [str(warning.message) for warning in caught if warning.category is BadImageWarning]
+    assert len(texts) == 2
+    assert "no more of these will be shown" in texts[1]
+
+
+def test_trouble_of_the_machine_is_no_bad_image(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more_files(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    crops = module(damaged).crops("train")
+    monkeypatch.setattr(Path, "read_bytes", no_more_files)
+    with pytest.raises(PoseZooError, match=r"Too many open files.*lower --data\.num_workers") as caught:
+        crops.read_checked(0)
+    assert not isinstance(caught.value, ImageError)
+
+
 def test_mixes_count_in_their_sources_and_streams_stay_apart(
     damaged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +350,20 @@ def test_one_module_replaces_in_fit_and_stops_in_validate(damaged: Path) -> None
         list(data.val_dataloader())
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_one_module_that_has_validated_replaces_in_fit(mixed: bool, damaged: Path) -> None:
+    data: PoseDataModule = module(damaged)
+    data = Mixed([data], [3], num_workers=0, image_size=32) if mixed else data
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="validate"))  # type: ignore[assignment]
+    with pytest.raises(PoseZooError, match=r"_000002\.jpg is not a readable image"):
+        list(data.val_dataloader())
+    data.teardown("validate")
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
+    with pytest.warns(BadImageWarning):
+        list(data.val_dataloader())
+    assert data.bad_images("val") == 3
+
+
 # ------------------------------------------------------------------------------------------------ NaN labels
 
 
@@ -360,6 +406,15 @@ def test_nan_is_masked_for_every_dataset() -> None:
     row = CropDataset(_Careless(), module(Path()).spec, AUGMENTATION)[0]
     assert all(value.isfinite().all() for value in row.values())
     assert int(row["valid3d"].sum()) == 16
+
+
+def test_a_lens_of_nan_is_refused_for_every_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = _Careless()
+    lens = Camera.create(np.array([[80.0, 0, 30], [0, 80, 30], [0, 0, 1]]), [np.nan, 0, 0, 0, 0])
+    sample = replace(people.read(0), camera=lens)
+    monkeypatch.setattr(people, "read", lambda index, draw=0: sample)
+    with pytest.raises(PoseZooError, match=r"Sample 0 of _Careless has a camera with the distortion \[nan, 0"):
+        CropDataset(people, module(Path()).spec)[0]
 
 
 # ------------------------------------------------------------------------------------------------- fuzzing

@@ -12,10 +12,11 @@ import torchvision.transforms.v2.functional as oracle
 from torch import Tensor
 
 from posezoo.callbacks import ColourOnDevice, CompileNetwork, NonFiniteGuard
-from posezoo.callbacks.colour import CHANGES, RANGES
+from posezoo.callbacks.colour import CHANGES
 from posezoo.data import SyntheticPeople
 from posezoo.data.batch_blur import gaussian_blur
 from posezoo.data.crop import Augmentation
+from posezoo.data.photometric import RANGES
 from posezoo.errors import PoseZooError
 from posezoo.models import HEMlets, IntegralPose, MeTRAbs, base
 from posezoo.models.base import PoseEstimator, fuse
@@ -141,6 +142,18 @@ def test_a_compiled_network_is_one_graph(method: type[PoseEstimator]) -> None:
     small = {"width": 8, "deconvs": 1, "depth_bins": 8} if method is IntegralPose else {}
     found = torch._dynamo.explain(tiny_estimator(method, **small).network)(synthetic_batch()["image"])
     assert found.graph_break_count == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"backend": "induktor"}, "unknown backend 'induktor' of CompileNetwork: did you mean inductor"),
+        ({"mode": "max-autotun"}, "unknown mode 'max-autotun' of CompileNetwork: did you mean max-autotune"),
+    ],
+)
+def test_what_cannot_be_compiled_with_is_refused_at_once(wrong: dict[str, str], told: str) -> None:
+    with pytest.raises(PoseZooError, match=told):
+        CompileNetwork(**wrong)
 
 
 # ---------------------------------------------------------------------------------------------------------- colours

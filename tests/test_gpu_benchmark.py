@@ -54,3 +54,10 @@ def test_a_step_learns(method: str) -> None:
     step = Step(estimator, synthetic_batch(2, estimator.skeleton.name, 64), CPU, compiled=False)
     losses = [float(step()) for _ in range(6)]
     assert losses[-1] < losses[0]
+
+
+def test_what_is_compiled_is_what_a_training_compiles() -> None:
+    estimator = build("HEMlets", quick=True)
+    Step(estimator, synthetic_batch(2, estimator.skeleton.name, 64), CPU, compiled=True)
+    assert estimator.network._compiled_call_impl is not None
+    assert estimator.draw_targets is not type(estimator).draw_targets

@@ -83,11 +83,6 @@ def test_soft_argmax_takes_the_kernel_unless_told_otherwise(interpreted: Any) ->
     assert interpreted["dispatch"]["flat"] < 1e-6
 
 
-def test_the_fused_head_takes_the_kernels(interpreted: Any) -> None:
-    assert interpreted["dispatch"]["head_calls"] == [20, 10]  # 2 samples of 5 joints: forwards, again backwards
-    assert max(interpreted["dispatch"]["head"]) < 2e-6
-
-
 def test_a_volumetric_head_convolves_the_whole_batch_on_a_gpu() -> None:
     """Its loop over samples, made for caches, would be a dozen launches for each."""
     conv = nn.Conv2d(8, 18 * 64, 1)

@@ -7,16 +7,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from posezoo import __version__
 from posezoo.disk import disk_errors
 from posezoo.errors import PoseZooError
-
-if TYPE_CHECKING:
-    pass
 
 HUB_PREFIX = "hf-hub:"
 ATTEMPTS = 3

@@ -4,8 +4,9 @@ import ctypes
 import os
 
 _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_TUNABLES = ("glibc.malloc.mmap_threshold", "glibc.malloc.trim_threshold")  # the same, in one variable for all
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_LARGE, _ENDLESS = 1 << 30, 2**31 - 1  # bytes
+_LARGE, _ENDLESS = (1 << 30, 1 << 25), 2**31 - 1  # bytes; mallopt(3) promises 32 MiB, newer versions take more
 
 
 def keep_freed_memory() -> bool:
@@ -17,10 +18,11 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done; False where they are set, and with other C libraries.
     """
-    if any(name in os.environ for name in _VARIABLES):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if any(name in os.environ for name in _VARIABLES) or any(name in tunables for name in _TUNABLES):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # macOS, Windows, musl
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _ENDLESS))
+    return any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGE) and bool(mallopt(_TRIM_THRESHOLD, _ENDLESS))

@@ -237,10 +237,6 @@ def block_maps(cells: int, device: torch.device) -> int:
 
 def locate_block(volumes: Float[Tensor, "maps depth rows columns"], grid: Grid) -> Float[Tensor, "maps 3"]:
     """The soft-argmax of a block of volumes that fits the cache; no gradient."""
-    if kernels.usable(volumes, "soft-argmax"):
-        from posezoo.kernels.soft_argmax import locate
-
-        return locate(volumes[None], grid).coords[0]
     return torch.stack([_centre(axis, grid) for axis in _marginals(_weights(volumes), 3)], -1)
 
 
@@ -268,12 +264,7 @@ def overwrite_block(
     grid: Grid,
 ) -> None:
     """Puts `pull_block` into the place of the logits: for those that nothing else holds."""
-    if kernels.usable(volumes, "soft-argmax"):
-        from posezoo.kernels.soft_argmax import locate, pull
-
-        pull(volumes[None], locate(volumes[None], grid), grad[None], grid, out=volumes[None])
-    else:
-        volumes.copy_(pull_block(volumes, coords, grad, grid))
+    volumes.copy_(pull_block(volumes, coords, grad, grid))
 
 
 def _blocks(volumes: Tensor) -> Iterator[tuple[int, slice]]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posezoo.data.batch_blur import gaussian_blur
+from posezoo.data.photometric import BLUR_SIGMA, RANGES
 from posezoo.errors import PoseZooError
 
 _DOMAIN = 0xC010  # keeps these draws apart from the loaders' and from `seed_step`'s
 _GREY = (0.299, 0.587, 0.114)
 _BLUR_RADIUS = 5  # px: more than three standard deviations of the widest blur
-RANGES = {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.2, 0.2)}
 
 
 class ColourOnDevice(pl.Callback):
@@ -62,7 +62,7 @@ class ColourOnDevice(pl.Callback):
         """Jittered images; equal generators give equal draws."""
         order = rng.permutation(list(RANGES))
         factors = {name: rng.uniform(*RANGES[name], len(images)) for name in RANGES}
-        sigmas = np.where(rng.random(len(images)) < self.blur, rng.uniform(0.3, 1.5, len(images)), 0.0)
+        sigmas = np.where(rng.random(len(images)) < self.blur, rng.uniform(*BLUR_SIGMA, len(images)), 0.0)
         colours = images.float() / 255
         for name in order:
             colours = CHANGES[name](colours, _sent(factors[name], images.device)).clamp(0, 1)

@@ -5,6 +5,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from posezoo.errors import PoseZooError, did_you_mean
+
 
 class CompileNetwork(pl.Callback):
     """Compiles the model's network for training (`--trainer.callbacks+=CompileNetwork`), never the LightningModule.
@@ -16,9 +18,20 @@ class CompileNetwork(pl.Callback):
     Args:
         backend: Of torch.compile.
         mode: Of torch.compile, for example "max-autotune-no-cudagraphs"; None for its default.
+
+    Raises:
+        PoseZooError: torch.compile has no such backend or mode.
     """
 
     def __init__(self, backend: str = "inductor", mode: str | None = None) -> None:
+        from torch._inductor import list_mode_options  # the compiler takes a second to import
+
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if backend not in backends:
+            raise PoseZooError(f"unknown backend '{backend}' of CompileNetwork: {did_you_mean(backend, backends)}")
+        modes = list_mode_options()
+        if mode is not None and mode not in modes:
+            raise PoseZooError(f"unknown mode '{mode}' of CompileNetwork: {did_you_mean(mode, modes)}")
         self.backend, self.mode = backend, mode
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 MODEL_OWNED = ("skeleton", "image_size", "crop", "box")
 SEED_DOMAIN = 0x705E  # keeps augmentation streams apart from the renderer's
 MAX_BAD_IN_A_ROW = 100  # unreadable images side by side: then it is not a few files, but the folder
+MAX_BAD_SHARE = 0.05  # of all images of a split, where that is more
+BAD_SHOWN = 20  # warnings of bad images
 Found = TypeVar("Found")
 SPLITS_OF_STAGE = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
@@ -269,6 +271,9 @@ class CropDataset(Dataset[dict[str, Any]]):
                 raise PoseZooError(
                     f"{self._name(index)} has a camera with the intrinsics {k}: correct its focal length."
                 )
+            lens = sample.camera.distortion.tolist()
+            if not all(map(math.isfinite, lens)):
+                raise PoseZooError(f"{self._name(index)} has a camera with the distortion {lens}: correct it.")
         valid3d = finite(sample.joints3d, sample.valid3d)
         valid2d = finite(sample.joints2d, sample.valid2d)
         if valid3d is sample.valid3d and valid2d is sample.valid2d:
@@ -292,11 +297,20 @@ class CropDataset(Dataset[dict[str, Any]]):
         raise PoseZooError(f"{min(len(pool), MAX_BAD_IN_A_ROW)} images in a row are bad; the first: {first}")
 
     def _report(self, index: int, error: ImageError) -> None:
-        """Warn of each bad image once, whichever process meets it."""
+        """Warn of each bad image once, whichever process meets it, of the first ones; refuse where they are many."""
         assert self.bad is not None
-        if not self.bad[index]:
-            self.bad[index] = 1
-            warnings.warn(f"Another sample stands in (on_bad_image=skip): {error}", BadImageWarning, stacklevel=2)
+        if self.bad[index]:
+            return
+        self.bad[index] = 1
+        found = int(self.bad.sum())
+        if found > max(MAX_BAD_IN_A_ROW, MAX_BAD_SHARE * len(self)):
+            raise PoseZooError(
+                f"{found} of {len(self)} images are bad, which is more than a few files; the last: {error} Mend the "
+                "folder, or prepare the dataset with `posezoo prepare`, which leaves such people out."
+            )
+        if found <= BAD_SHOWN:
+            more = " (no more of these will be shown; the end of fit has their number)" if found == BAD_SHOWN else ""
+            warnings.warn(f"Another sample stands in (on_bad_image=skip): {error}{more}", BadImageWarning, stacklevel=2)
 
     def _name(self, index: int) -> str:
         return str(self.people.meta(index).get("path") or f"Sample {index} of {type(self.people).__name__}")
@@ -483,14 +497,13 @@ class PoseDataModule(pl.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Say how many images were skipped, on whichever process."""
-        if stage != "fit":
-            return
-        for split, kind in (("train", "training"), ("val", "validation")):
+        kinds = {"train": "training", "val": "validation"} if stage == "fit" else {}
+        for split, kind in kinds.items():
             bad = self.bad_images(split)
             if bad and getattr(self.trainer, "is_global_zero", True):
                 total = len(self._crops[split])
                 print(f"{type(self).__name__}: {bad} of {total} {kind} images were bad and skipped.")
-        self._crops.pop("val", None)  # `validate` replaces nobody
+        self._crops.pop("val", None)  # `fit` replaces bad images of it, and `validate` none
 
     def bad_images(self, split: str) -> int:
         """How many images of a split others have stood in for, on all processes together. A collective call."""

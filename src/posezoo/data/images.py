@@ -4,6 +4,7 @@ Most of what a crop of a large frame costs is decoding pixels that the crop then
 1/2, 1/4 or 1/8 of its size for less, and better filtered than by skipping pixels.
 """
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ Pixels = NDArray[np.uint8]
 JPEG_REDUCTIONS = (1, 2, 4, 8)  # those that libjpeg-turbo is fast at; 1/8 steps between them cost more than whole
 _MOST_ROWS = 0xFFFF  # of a JPEG
 _LEFT_OVER = "extraneous bytes before marker 0xd9"  # 0xd9 ends an image
+_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # trouble that another file would have, too
 _EXIF, _ORIENTATION = b"Exif\x00\x00", 0x0112
 
 
@@ -201,6 +203,8 @@ def _content(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ImageError(f"No image at {path}; check the path or --data.root.") from None
     except OSError as error:
+        if error.errno in _MACHINE:
+            raise PoseZooError(f"{path} cannot be read now ({error}): lower --data.num_workers.") from error
         raise ImageError(f"{path} cannot be read ({error}); check its permissions, or replace it.") from error
 
 
@@ -247,6 +251,8 @@ def _decode_whole(content: bytes, path: Path) -> Pixels:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except cv2.error as error:
+        if getattr(error, "code", 0) == cv2.Error.StsNoMem:
+            raise PoseZooError(f"There is not enough memory for {path}: lower --data.num_workers.") from error
         raise ImageError(f"{path} cannot be read ({error}); check its permissions, or replace it.") from error
     if pixels is None or _ends_early(content):
         raise ImageError(f"{path} is not a readable image (empty or damaged); replace or remove it.")

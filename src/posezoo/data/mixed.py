@@ -104,8 +104,7 @@ class Mixed(PoseDataModule):
         """Let every source say what it skipped."""
         for source in self.sources:
             source.teardown(stage)
-        if stage == "fit":
-            self._crops.pop("val", None)
+        self._crops.pop("val", None)
 
     def open(self, split: str) -> None:
         """Open a split of every trained source, or of the scored one; each must have usable labels to train with."""

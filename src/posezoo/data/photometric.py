@@ -21,6 +21,9 @@ from posezoo.errors import PoseZooError
 
 Image = NDArray[np.uint8]
 
+# Of the factors of colour jitter, and shares of the circle that the hue is turned by: 0.2 are 72 degrees.
+RANGES = {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.2, 0.2)}
+BLUR_SIGMA = (0.3, 1.5)  # px
 _LARGEST_OBJECT = 500  # px, the longer side of PASCAL VOC's photographs
 
 
@@ -63,10 +66,9 @@ def _colour_transforms(colour: bool, blur: float, jpeg: float) -> Any:
 
     steps: list[Any] = []
     if colour:
-        jitter = {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5)}
-        steps.append(_make(A.ColorJitter, **jitter, hue=(-0.2, 0.2), p=1.0))  # 0.2 of the circle = 72 degrees
+        steps.append(_make(A.ColorJitter, **RANGES, p=1.0))
     if blur:
-        steps.append(_make(A.GaussianBlur, sigma_limit=(0.3, 1.5), blur_limit=0, p=blur))
+        steps.append(_make(A.GaussianBlur, sigma_limit=BLUR_SIGMA, blur_limit=0, p=blur))
     if jpeg:
         steps.append(_make(A.ImageCompression, quality_range=(30, 90), p=jpeg))
     return A.Compose(steps)

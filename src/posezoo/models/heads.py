@@ -152,7 +152,7 @@ def locate(
     scored: bool,
     plain: bool = False,
 ) -> tuple[Float[Tensor, "batch joints 3"], Float[Tensor, "batch joints"]]:
-    """`decode_volume` of the volumes that a 1x1 convolution makes; large ones are never stored unless `plain`."""
+    """`decode_volume` of the volumes that a 1x1 convolution makes; a CPU never stores large ones, unless `plain`."""
     if not plain and can_fuse(conv, features, num_joints):
         coords, scores = locate_fused(conv, features, num_joints, grid, scored)
         return coords - 0.5, scores.float()

@@ -1,8 +1,7 @@
 """Reading and writing video with PyAV: exact timestamps, phones held sideways, and files that break off."""
 
-import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -129,10 +128,9 @@ class VideoWriter:
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self._rate = path, Fraction(max(rate, 1.0)).limit_denominator(1001)
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.close(descriptor)
-        self._part = Path(name)
-        self._container = _av().open(name, "w")
+        self._part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+        # Absolute: FFmpeg takes what stands before a colon for a protocol.
+        self._container = _av().open(str(self._part.absolute()), "w")
         self._stream: Any = None
         self._last = -1
 
@@ -170,7 +168,6 @@ class VideoWriter:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
             if kind is None and self._stream is not None:
-                self._part.chmod(0o644)
                 self._part.replace(self.path)
         finally:
             self._part.unlink(missing_ok=True)

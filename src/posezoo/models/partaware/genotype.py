@@ -16,7 +16,7 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from posezoo.disk import replaced
+from posezoo.disk import replace_file
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.models.partaware.groups import Groups, resolve_groups, twins
 from posezoo.models.partaware.operations import NONE, OPERATIONS, PARAMETRIC, SKIP
@@ -150,8 +150,7 @@ class Genotype:
 
     def save(self, path: Path) -> None:
         """Write the file at once, or not at all."""
-        with replaced(path) as part:
-            part.write_text(self.to_yaml(), encoding="utf-8")
+        replace_file(path, lambda part: part.write_text(self.to_yaml(), encoding="utf-8"))
 
 
 def _concat(nodes: int) -> list[int]:
