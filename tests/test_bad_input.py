@@ -288,8 +288,7 @@ def test_only_the_first_bad_images_are_shown(damaged: Path, monkeypatch: pytest.
     monkeypatch.setattr(base, "BAD_SHOWN", 2)
     crops = module(damaged).crops("train")
     with pytest.warns(BadImageWarning) as caught:
-        for index in range(6):
-            crops[index]
+        _ = [crops[index] for index in range(6)]
     texts = [str(warning.message) for warning in caught if warning.category is BadImageWarning]
     assert len(texts) == 2
     assert "no more of these will be shown" in texts[1]
