@@ -165,7 +165,8 @@ def normalised(
     u, v = pixels.unbind(-1)
     u, v = u - centre_u, v - centre_v
     # One coordinate after the other in memory: operations on few points are all overhead, more so across strides.
-    return (torch.stack([d * u - b * v, a * v - c * u], -2) / (a * d - b * c)[..., None]).mT
+    x, y = torch.addcmul(d * u, b, v, value=-1), torch.addcmul(a * v, c, u, value=-1)
+    return (torch.stack([x, y], -2) / (a * d - b * c)[..., None]).mT
 
 
 def _apply_affine(k: Tensor, xy: Tensor) -> Tensor:

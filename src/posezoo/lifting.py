@@ -92,7 +92,7 @@ def _full_perspective(rays: Tensor, rel: Tensor, used: Tensor, ridge: float) -> 
     # The ridge on r_xy is one more joint of that weight, with ray and target zero. That on r_z belongs to unknowns in
     # the scale of the data, of which only the mean square of the rays is left; it must not be zero where all coincide.
     weight = torch.constant_pad_nd((used.to(rays.dtype) + _OUTSIDE_WEIGHT).square(), (0, 1), ridge)[:, None]
-    both = torch.constant_pad_nd(torch.cat([rays, rel[:, :2] - rays * rel[:, 2:]], 1), (0, 1))
+    both = torch.constant_pad_nd(torch.cat([rays, torch.addcmul(rel[:, :2], rays, rel[:, 2:], value=-1)], 1), (0, 1))
     total = weight.sum(-1, keepdim=True)
     weight = weight / total
     mean = (weight * both).sum(-1, keepdim=True)
