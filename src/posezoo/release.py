@@ -62,6 +62,7 @@ posezoo export $name --format onnx --out $name.onnx
 
 ```python
 import posezoo
+
 model = posezoo.load_model("$name")
 ```
 
