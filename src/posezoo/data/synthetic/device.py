@@ -31,12 +31,12 @@ from posezoo.data.synthetic.sample import (
     draw_overlay,
     draw_room,
     looks,
+    plan_frame,
     segmentation,
-    single_threaded_opencv,
     with_labels,
 )
-from posezoo.data.synthetic.scene import SPLITS, Composition, Preset, check_request, compose, find_preset
-from posezoo.data.synthetic.streams import SampleStreams, SyntheticDataError
+from posezoo.data.synthetic.scene import Composition, Preset
+from posezoo.data.synthetic.streams import SyntheticDataError
 
 # Columns of a quadric: Q, -A (1, u, u², v, uv, v²), b, y (1, u, v), and of a hit |y + second last| < last.
 _QUADRATIC, _LINEAR = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)), ((0, 0), (0, 1), (1, 0))
@@ -105,19 +105,14 @@ def prepare_frame(
     Raises:
         SyntheticDataError: Unknown split or preset, unusable size, index, seed or mocap.
     """
-    check_request(split, size)
-    chosen = find_preset(preset)
-    single_threaded_opencv()
-    composition = compose(index, split, chosen, seed, mocap, scene_seed)
-    intrinsics = composition.camera.intrinsics(size, window_shift)
-    window = shade.Window(size, (-window_shift[0] * size, -window_shift[1] * size))
+    plan = plan_frame(index, split, size, preset, seed, mocap, scene_seed, window_shift)
+    composition, intrinsics, window = plan.composition, plan.intrinsics, plan.window
     front = None
     if composition.scene.overlay:
         nothing = np.zeros((size, size), np.float32), np.full((size, size), NO_SOLID, np.int16), np.zeros(0, np.int64)
         front = Canvas(np.zeros((size, size, 3), np.uint8), *nothing)
         draw_overlay(front, composition.scene.overlay, window)
     quadrics, boxes = _quadric_tables(composition, intrinsics, size)
-    stream = SampleStreams((seed, SPLITS[split], index), scene_seed)("sensor")
     return PreparedFrame(
         composition,
         intrinsics,
@@ -127,7 +122,7 @@ def prepare_frame(
         boxes,
         _solid_table(composition, intrinsics),
         _light_table(composition),
-        shade.draw_sensor(stream) if chosen.sensor else None,
+        plan.sensor,
     )
 
 

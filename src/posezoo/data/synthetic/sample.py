@@ -39,6 +39,7 @@ from posezoo.data.synthetic.shade import (
     EYES,
     MOUTH,
     Light,
+    Sensor,
     ShadowCaster,
     Window,
     apply_sensor,
@@ -209,6 +210,37 @@ def single_threaded_opencv() -> None:
     cv2.setNumThreads(0)
 
 
+@dataclass(frozen=True)
+class FramePlan:
+    """Everything that is drawn for a frame before its first pixel; `sensor` is None where the preset has none."""
+
+    composition: Composition
+    intrinsics: Floats
+    window: Window
+    sensor: Sensor | None
+
+
+def plan_frame(
+    index: int,
+    split: str,
+    size: int,
+    preset: str | Preset,
+    seed: int,
+    mocap: Mocap | None,
+    scene_seed: int | None,
+    window_shift: tuple[float, float],
+) -> FramePlan:
+    """What is in a frame, from the arguments of `render_sample`."""
+    check_request(split, size)
+    chosen = find_preset(preset)
+    single_threaded_opencv()
+    composition = compose(index, split, chosen, seed, mocap, scene_seed)
+    intrinsics = composition.camera.intrinsics(size, window_shift)
+    window = Window(size, (-window_shift[0] * size, -window_shift[1] * size))
+    stream = SampleStreams((seed, SPLITS[split], index), scene_seed)("sensor")
+    return FramePlan(composition, intrinsics, window, draw_sensor(stream) if chosen.sensor else None)
+
+
 def render_sample(
     index: int,
     split: str = "train",
@@ -239,22 +271,14 @@ def render_sample(
     Raises:
         SyntheticDataError: Unknown split or preset, unusable size, index, seed or mocap.
     """
-    check_request(split, size)
-    chosen = find_preset(preset)
-    single_threaded_opencv()
-    composition = compose(index, split, chosen, seed, mocap, scene_seed)
-    intrinsics = composition.camera.intrinsics(size, window_shift)
-    window = Window(size, (-window_shift[0] * size, -window_shift[1] * size))
-    canvas = _draw(composition, intrinsics, window)
-    image = canvas.image
-    if chosen.sensor:
-        stream = SampleStreams((seed, SPLITS[split], index), scene_seed)("sensor")
-        image = apply_sensor(draw_sensor(stream), image)
-    sample = with_labels(image, composition, intrinsics, canvas)
+    plan = plan_frame(index, split, size, preset, seed, mocap, scene_seed, window_shift)
+    canvas = _draw(plan.composition, plan.intrinsics, plan.window)
+    image = canvas.image if plan.sensor is None else apply_sensor(plan.sensor, canvas.image)
+    sample = with_labels(image, plan.composition, plan.intrinsics, canvas)
     if return_depth:
         sample.depth = canvas.depth
     if return_parts:
-        sample.part_id, sample.person_id = segmentation(composition.people, canvas)
+        sample.part_id, sample.person_id = segmentation(plan.composition.people, canvas)
     return sample
 
 
