@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import formulas
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
-from posezoo.heatmaps import block_maps, locate_block, overwrite_block
+from posezoo.heatmaps import block_maps, locate_block, pull_block
 from posezoo.models.heads import VolumetricHead, as_volumes
 
 CELLS = 64
@@ -77,10 +77,10 @@ def overwriting(logits: Tensor) -> tuple[Tensor, Tensor]:
     """What the fused head does behind its matrix products: all blocks forward, all blocks back, over the logits."""
     maps = logits.flatten(0, 1)
     blocks = maps.split(block_maps(maps[0].numel(), maps.device))
-    coords = [locate_block(block, "corners") for block in blocks]
-    for block, found in zip(blocks, coords, strict=True):
-        overwrite_block(block, found, wanted_coords(found * (CELLS - 1)) * (CELLS - 1), "corners")
-    return torch.cat(coords).view(*logits.shape[:2], 3) * (CELLS - 1), logits
+    located = [locate_block(block, "corners") for block in blocks]
+    for block, (found, total) in zip(blocks, located, strict=True):
+        pull_block(block, found, total, wanted_coords(found * (CELLS - 1)) * (CELLS - 1), "corners", out=block)
+    return torch.cat([found for found, _ in located]).view(*logits.shape[:2], 3) * (CELLS - 1), logits
 
 
 def make_soft_argmax(quick: bool) -> Bench:

@@ -1,5 +1,6 @@
 """Options meant for a GPU, proved on the CPU: fused optimiser, compiled network, colour jitter on the device."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from posezoo.data.batch_blur import gaussian_blur
 from posezoo.data.crop import Augmentation
 from posezoo.data.photometric import RANGES
 from posezoo.errors import PoseZooError
-from posezoo.models import HEMlets, IntegralPose, MeTRAbs, base
+from posezoo.models import HEMlets, IntegralPose, MeTRAbs
 from posezoo.models.base import PoseEstimator, fuse
 from posezoo.testing import synthetic_batch, tiny_estimator
 
@@ -71,8 +72,7 @@ def fit(
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_a_fused_optimiser_makes_the_same_steps(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "FUSED_DEVICES", ("cpu",))
+def test_a_fused_optimiser_makes_the_same_steps(kind: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     start, pulls = torch.randn(500, generator=draw), torch.randn(10, 500, generator=draw)
     ends = []
@@ -89,20 +89,55 @@ def test_a_fused_optimiser_makes_the_same_steps(kind: Any, monkeypatch: pytest.M
     torch.testing.assert_close(ends[1], ends[0], atol=1e-6, rtol=1e-6)
 
 
-def test_a_fused_optimiser_clips_in_mixed_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fused_optimiser_clips_in_mixed_precision(tmp_path: Path) -> None:
     """Lightning refuses it for optimisers that were constructed with fused=True."""
-    monkeypatch.setattr(base, "FUSED_DEVICES", ("cpu",))
     _, diary = fit(tmp_path, NonFiniteGuard(), gradient_clip_val=1.0, precision="bf16-mixed", steps=1)
     assert diary.options["fused"]
     assert np.isfinite(diary.losses).all()
 
 
-def test_only_adam_on_a_gpu_is_fused() -> None:
+def test_only_adam_is_fused_and_only_where_torch_can(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [torch.zeros(2, requires_grad=True)]
-    for optimizer in (torch.optim.Adam(weights), torch.optim.AdamW(weights), torch.optim.SGD(weights, lr=0.1)):
+    others = [torch.zeros(2, device="meta", requires_grad=True)]
+    for optimizer in (torch.optim.SGD(weights, lr=0.1), torch.optim.Adam(others), torch.optim.AdamW(others)):
         before = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
         fuse(optimizer)
         assert {key: value for key, value in optimizer.param_groups[0].items() if key != "params"} == before
+
+
+def test_loaded_moments_are_laid_out_as_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's fused step on a CPU takes weights and moments as they lie in memory, and mixes them up otherwise."""
+    monkeypatch.setattr(PoseEstimator, "total_steps", lambda _: 10)
+    draw = torch.Generator()
+    saved = tiny_estimator(MeTRAbs)
+    ends = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        estimator = tiny_estimator(MeTRAbs)
+        estimator.load_state_dict(saved.state_dict())
+        draw.manual_seed(1)
+        optimizer = configured(estimator.to(memory_format=torch.contiguous_format))
+        for _ in range(2):
+            pull(estimator, draw)
+            optimizer.step()
+        state = copy.deepcopy(optimizer.state_dict())
+        resumed = configured(estimator.to(memory_format=layout))
+        resumed.load_state_dict(state)
+        pull(estimator, draw)
+        resumed.step()
+        ends.append([weight.detach() for weight in estimator.parameters()])
+    torch.testing.assert_close(ends[1], ends[0])
+
+
+def configured(estimator: PoseEstimator) -> torch.optim.Optimizer:
+    found: Any = estimator.configure_optimizers()
+    optimizer: torch.optim.Optimizer = found["optimizer"]
+    assert optimizer.param_groups[0]["fused"]
+    return optimizer
+
+
+def pull(estimator: PoseEstimator, draw: torch.Generator) -> None:
+    for weight in estimator.parameters():
+        weight.grad = torch.empty_like(weight).copy_(torch.randn(weight.shape, generator=draw))
 
 
 # ------------------------------------------------------------------------------------------------- compiled network

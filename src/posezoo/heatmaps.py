@@ -235,36 +235,43 @@ def block_maps(cells: int, device: torch.device) -> int:
     return max(1, (_BLOCK_CELLS_CPU if device.type == "cpu" else _BLOCK_CELLS_ELSEWHERE) // cells)
 
 
-def locate_block(volumes: Float[Tensor, "maps depth rows columns"], grid: Grid) -> Float[Tensor, "maps 3"]:
-    """The soft-argmax of a block of volumes that fits the cache; no gradient."""
-    return torch.stack([_centre(axis, grid) for axis in _marginals(_weights(volumes), 3)], -1)
+def locate_block(
+    volumes: Float[Tensor, "maps depth rows columns"], grid: Grid
+) -> tuple[Float[Tensor, "maps 3"], Float[Tensor, "maps"]]:
+    """The soft-argmax of a block of volumes that fits the cache, and the rounded total of each softmax; no gradient."""
+    weights = _weights(volumes)
+    marginals = _marginals(weights, 3)
+    coords = torch.stack([_centre(axis, grid) for axis in marginals], -1)
+    return coords, marginals[0].sum(-1)
 
 
 def pull_block(
     volumes: Float[Tensor, "maps depth rows columns"],
     coords: Float[Tensor, "maps 3"],
+    total: Float[Tensor, "maps"],
     grad: Float[Tensor, "maps 3"],
     grid: Grid,
-) -> Float[Tensor, "maps depth rows columns"]:
-    """Gradient of `locate_block` for the logits, float32 at least, from its result and the gradient of that."""
-    axes = [_axis(size, grid, coords) for size in reversed(volumes.shape[-3:])]
-    weights = _weights(volumes)
-    grad = grad / weights.sum((-3, -2, -1))[:, None]
-    x, y, z = (grad[:, i, None] * (axis - coords[:, i, None]) for i, axis in enumerate(axes))
-    # In the memory order of the weights; the result of a broadcast would not be.
-    pull = torch.empty_like(weights)
-    torch.add(z[:, :, None, None] + y[:, None, :, None], x[:, None, None, :], out=pull)
-    return weights.mul_(pull)
-
-
-def overwrite_block(
-    volumes: Float[Tensor, "maps depth rows columns"],
-    coords: Float[Tensor, "maps 3"],
-    grad: Float[Tensor, "maps 3"],
-    grid: Grid,
+    out: Float[Tensor, "maps depth rows columns"],
 ) -> None:
-    """Puts `pull_block` into the place of the logits: for those that nothing else holds."""
-    volumes.copy_(pull_block(volumes, coords, grad, grid))
+    """Puts the gradient of `locate_block` for the logits into `out`, from its results and the gradient of the first.
+
+    `out` may be the volumes themselves, where nothing else holds them.
+    """
+    weights = _weights(volumes)
+    grad = grad / total[:, None]
+    x, y, z = (
+        grad[:, i, None] * (_axis(size, grid, coords) - coords[:, i, None])
+        for i, size in enumerate(reversed(volumes.shape[-3:]))
+    )
+    # The axis that is fast in memory comes last, and the sum is laid out like the weights.
+    first, last = (z[:, :, None, None] + y[:, None, :, None], x[:, None, None, :])
+    if not volumes.is_contiguous():
+        first, last = (y[:, None, :, None] + x[:, None, None, :], z[:, :, None, None])
+    pull = torch.add(first, last, out=torch.empty_like(weights))
+    if out.dtype == weights.dtype:
+        torch.mul(weights, pull, out=out)
+    else:
+        out.copy_(weights.mul_(pull))  # rounding while it multiplies is the slower way
 
 
 def _blocks(volumes: Tensor) -> Iterator[tuple[int, slice]]:
@@ -278,26 +285,28 @@ def _blocks(volumes: Tensor) -> Iterator[tuple[int, slice]]:
 class _BlockedSoftArgmax(torch.autograd.Function):
     """Soft-argmax of volumes [N, K, D, H, W] -> [N, K, 3], in blocks small enough for the cache.
 
-    Saves only the logits v and the result c: the gradient softmax(v) * sum_axes dL/dc (x - c) needs no volume
-    that was kept. Reading the logits again costs less than storing a softmax.
+    Saves only the logits v, the result c and the softmax's total: the gradient softmax(v) * sum_axes dL/dc (x - c)
+    needs no volume that was kept. Reading the logits again costs less than storing a softmax.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, grid: Grid) -> Tensor:
         coords = logits.new_empty((*logits.shape[:2], 3), dtype=_accumulator(logits))
+        total = coords.new_empty(logits.shape[:2])
         for n, part in _blocks(logits):
-            coords[n, part] = locate_block(logits[n, part], grid)
-        ctx.save_for_backward(logits, coords)
+            coords[n, part], total[n, part] = locate_block(logits[n, part], grid)
+        ctx.save_for_backward(logits, coords, total)
         ctx.grid = grid
         return coords
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        logits, coords = ctx.saved_tensors
+        logits, coords, total = ctx.saved_tensors
         gradient = torch.empty_like(logits)  # not into the logits: they belong to the caller
         for n, part in _blocks(logits):
-            gradient[n, part] = pull_block(logits[n, part], coords[n, part], grads[0][n, part], ctx.grid)
+            known = coords[n, part], total[n, part], grads[0][n, part]
+            pull_block(logits[n, part], *known, ctx.grid, out=gradient[n, part])
         return gradient, None
 
 

@@ -21,7 +21,7 @@ from posezoo.plugins import load_installed_plugins
 from posezoo.skeletons import Skeleton, get_skeleton
 from posezoo.structures import Batch, Prediction
 
-FUSED_DEVICES = ("cuda",)
+FUSED_DEVICES = ("cpu", "cuda")
 
 # Arguments that are objects or machine paths: they are never written into a checkpoint's hyperparameters.
 NOT_SAVED = ("optimizer", "lr_scheduler", "backbone_weights")
@@ -152,6 +152,7 @@ class PoseEstimator(LightningModule, ABC):
             parameters = self.parameters()
             optimizer = (self.optimizer_factory or self._default_factory)(parameters)
             schedule = self.lr_scheduler_factory(optimizer) if self.lr_scheduler_factory else None
+        optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
         if schedule is None:
             return optimizer
         settings = {"scheduler": schedule, "interval": "step"}
@@ -243,7 +244,7 @@ class PoseEstimator(LightningModule, ABC):
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Let Adam and AdamW change all weights on a GPU in one kernel; what another device holds stays as it is.
+    """Let Adam and AdamW change a weight in one pass, and all weights on a GPU in one kernel; elsewhere nothing changes.
 
     As an option of the groups, not of the constructor: that also claims to unscale gradients by itself, and Lightning
     then refuses to clip them.
@@ -252,6 +253,14 @@ def fuse(optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
             if all(weight.device.type in FUSED_DEVICES for weight in group["params"]):
                 group["fused"], group["foreach"] = True, False
+
+
+def _lay_out_as_weights(optimizer: Optimizer) -> None:
+    """Give loaded moments the memory order of their weights: the fused step on a CPU pairs them as they lie."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _full(tensor: Tensor) -> Tensor:

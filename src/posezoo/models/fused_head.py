@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, overwrite_block, prefers_fused
+from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, prefers_fused, pull_block
 
 # Cells of the volumes that one matrix product makes, on a GPU and on a CPU: as few as keep it efficient (six 64^3
 # volumes, 6 MB). In bfloat16 the features' gradient is rounded once for each product, hence no fewer.
@@ -68,14 +68,15 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(features.dtype, torch.float32)
         coords = features.new_empty((len(features), joints, 3), dtype=dtype)
+        total = coords.new_empty((len(features), joints))
         scores = features.new_zeros((len(features), joints), dtype=dtype)
         for n, part, volumes, _ in _passes(features, weight, bias, joints):
             for inner in _cached(part, volumes):
                 block = volumes[inner.start - part.start : inner.stop - part.start]
-                coords[n, inner] = locate_block(block, grid)
+                coords[n, inner], total[n, inner] = locate_block(block, grid)
                 if scored:
                     scores[n, inner] = heatmap_confidence(block, 3)
-        ctx.save_for_backward(features, weight, bias, coords)
+        ctx.save_for_backward(features, weight, bias, coords, total)
         ctx.grid = grid
         ctx.mark_non_differentiable(scores)
         return coords, scores
@@ -83,7 +84,7 @@ class _FusedHead(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
-        features, weight, bias, coords = ctx.saved_tensors
+        features, weight, bias, coords, total = ctx.saved_tensors
         d_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight, dtype=coords.dtype)
         d_bias = torch.zeros_like(bias, dtype=coords.dtype)
@@ -91,7 +92,7 @@ class _FusedHead(torch.autograd.Function):
             for inner in _cached(part, volumes):
                 block = volumes[inner.start - part.start : inner.stop - part.start]
                 # Nothing else holds these logits, so the gradient may take their place.
-                overwrite_block(block, coords[n, inner], grads[0][n, inner], ctx.grid)
+                pull_block(block, coords[n, inner], total[n, inner], grads[0][n, inner], ctx.grid, out=block)
             pull, pixels = volumes.view(rows.stop - rows.start, -1), features[n].flatten(1)
             _add_product(pull, pixels.t(), d_weight[rows])
             d_bias[rows] += pull.sum(1, dtype=d_bias.dtype)
