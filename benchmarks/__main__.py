@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         hot_spots = ", ".join(dict.fromkeys(name.partition("/")[0] for name in known_cases()))
         print(f"benchmarks: error: unknown benchmark '{error.args[0]}': choose from {hot_spots}.", file=sys.stderr)
         return 2
-    _one_thread()
+    _set_threads(arguments.threads)
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     env = environment()
-    rows, wrong = _run(cases, arguments.quick, rounds, lambda found: _write(arguments, found, env, rounds))
+    measure = partial(run_case, quick=arguments.quick, rounds=rounds, threads=arguments.threads)
+    rows, wrong = _run(cases, measure, lambda found: _write(arguments, found, env, rounds))
     print(summary(rows, [env]))
     missed = any(row.met is False for row in rows)
     return int(wrong or (arguments.check and missed))
@@ -47,13 +49,15 @@ def _write(arguments: argparse.Namespace, rows: list[Row], env: dict[str, Any], 
         arguments.json.write_text(json.dumps(as_json(rows, env, rounds, arguments.quick), indent=1) + "\n")
 
 
-def _run(cases: list[Case], quick: bool, rounds: int, keep: Callable[[list[Row]], None]) -> tuple[list[Row], bool]:
+def _run(
+    cases: list[Case], measure: Callable[[Case], list[Row]], keep: Callable[[list[Row]], None]
+) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     wrong = False
     for case in cases:
         print(f"{case.name} ...", file=sys.stderr, flush=True)
         try:
-            rows += run_case(case, quick, rounds)
+            rows += measure(case)
             keep(rows)
         except Wrong as error:
             print(f"benchmarks: error: not timed: {error}", file=sys.stderr)
@@ -61,11 +65,11 @@ def _run(cases: list[Case], quick: bool, rounds: int, keep: Callable[[list[Row]]
     return rows, wrong
 
 
-def _one_thread() -> None:
+def _set_threads(count: int) -> None:
     import cv2
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     cv2.setNumThreads(0)
 
 
@@ -75,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print the names of all cases and stop")
     parser.add_argument("--quick", action="store_true", help="small inputs: shows that everything runs, not how fast")
     parser.add_argument("--rounds", type=int, help="9, or 3 with --quick; slow cases take fewer")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="1, which counts CPU time; with more it is wall-clock time"
+    )
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--show", type=Path, nargs="+", help="print the results of such files instead of measuring")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")

@@ -1,7 +1,8 @@
 """How things are measured: all contenders in turn in one process, memory in a fresh one.
 
 Time is CPU time of this process and of the children it has waited for, at one thread: on a machine that others use
-too, wall-clock ratios swing by a factor of ten, ratios of CPU time within one round by a quarter.
+too, wall-clock ratios swing by a factor of ten, ratios of CPU time within one round by a quarter. With more threads it
+is wall-clock time, for an idle machine.
 """
 
 import json
@@ -22,6 +23,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SHORTEST = 0.02  # seconds: faster contenders are repeated within a round, for the sake of the clock
 _COPY_BYTES = 64 * 2**20
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """What is read before and after a call: CPU time for one thread, the time on the wall for more."""
+    return cpu_seconds if threads == 1 else time.perf_counter
 
 
 def cpu_seconds() -> float:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.cases import OURS, Bench, Case, Target, checked, prepare_call
-from benchmarks.core import Timing, interleave, peak_extra_mb
+from benchmarks.core import Timing, clock_of, interleave, peak_extra_mb
 
 UNMEASURED = {
     "large frames with region decode, >= 4.5x": "no kept library decodes a region faster: libvips (pyvips-binary 8.18) "
@@ -32,8 +32,8 @@ class Row:
     met: bool | None = None
 
 
-def run_case(case: Case, quick: bool, rounds: int) -> list[Row]:
-    """Errors first, then time, then memory.
+def run_case(case: Case, quick: bool, rounds: int, threads: int = 1) -> list[Row]:
+    """Errors first, then time, then memory, which is always that of one thread.
 
     Raises:
         Wrong: A contender fails its accuracy check; nothing is timed then.
@@ -42,8 +42,9 @@ def run_case(case: Case, quick: bool, rounds: int) -> list[Row]:
     bench = case.build(quick)
     rows = list(_error_rows(case, errors))
     if case.timed:
-        rows = [*_time_rows(case, bench, interleave(bench.calls, min(rounds, case.most_rounds))), *rows]
-    if case.memory:
+        timing = interleave(bench.calls, min(rounds, case.most_rounds), clock_of(threads))
+        rows = [*_time_rows(case, bench, timing), *rows]
+    if case.memory and threads == 1:
         small, full = True, quick
         peaks = {
             name: peak_extra_mb(prepare_call, (case.name, name, small), (case.name, name, full)) for name in bench.calls
@@ -124,9 +125,13 @@ def environment_line(env: dict[str, Any]) -> str:
     """What the numbers belong to, in one line."""
     return (
         f"{env['processor']}, {env['cores']} cores, {env['cpu_capability']}, memory copy {env['copy_gb_per_s']} GB/s; "
-        f"{env['threads']} thread, load {env['load']}; Python {env['python']}, torch {env['torch']}, "
+        f"{_threads(env['threads'])}, load {env['load']}; Python {env['python']}, torch {env['torch']}, "
         f"numpy {env['numpy']}, OpenCV {env['cv2']}, posezoo {env['posezoo']}; GPU {env['gpu']}"
     )
+
+
+def _threads(count: int) -> str:
+    return "1 thread, CPU time" if count == 1 else f"{count} threads, wall-clock time"
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -178,7 +183,7 @@ def as_json(rows: Iterable[Row], env: dict[str, Any], rounds: int, quick: bool) 
         "environment": env,
         "rounds": rounds,
         "quick": quick,
-        "clock": "CPU time of the process and of its finished children",
+        "clock": _threads(env["threads"]),
         "rows": [asdict(row) for row in rows],
         "unmeasured": UNMEASURED,
     }

@@ -1,4 +1,8 @@
-"""A training step of the volumetric head: 1x1 convolution and soft-argmax; and its share without the convolution."""
+"""A training step of the volumetric head: 1x1 convolution and soft-argmax; and its share without the convolution.
+
+As in a training step, the features come packed to the reference, and to ours as posezoo's networks make them: channels
+last.
+"""
 
 import copy
 from collections.abc import Callable
@@ -40,9 +44,11 @@ def make(channels: int, quick: bool) -> Bench:
     nn.init.normal_(head.conv.weight, std=2 / channels**0.5)
     features = torch.randn(batch, channels, CELLS, CELLS)
     formula = {REFERENCE: reference, OURS: ours}
+    layouts = {REFERENCE: torch.contiguous_format, OURS: torch.channels_last}
 
     def call(name: str) -> Callable[[], Any]:
-        return lambda: step(formula[name], head, features)
+        given = features.contiguous(memory_format=layouts[name])
+        return lambda: step(formula[name], head, given)
 
     def errors() -> dict[str, float]:
         part = features[:1]

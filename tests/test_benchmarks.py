@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -90,21 +91,33 @@ def toy(quick: bool, ours: float = 0.1, seconds: float = 0.0) -> Bench:
     return Bench(calls, lambda: {REFERENCE: 0.2, OURS: ours}, {REFERENCE: 0.5, OURS: 0.5}, items=1000)
 
 
+def test_more_threads_are_timed_on_the_wall_and_not_weighed() -> None:
+    def sleepy(quick: bool) -> Bench:
+        calls = {REFERENCE: lambda: time.sleep(0.06), OURS: lambda: time.sleep(0.03)}
+        return Bench(calls, lambda: dict.fromkeys(calls, 0.0), dict.fromkeys(calls, 1.0))
+
+    case = Case("toy", sleepy, {}, (Target("speed", 1.5),), memory=True)
+    row, *errors = run_case(case, quick=False, rounds=3, threads=2)
+    assert row.posezoo >= 30, "asleep, it has used no CPU time"
+    assert row.met
+    assert {row.measure for row in errors} == {"error"}
+
+
 @pytest.mark.parametrize(("limit", "met"), [(1.5, True), (1e6, False)])
 def test_speed_targets_are_judged_honestly(limit: float, met: bool) -> None:
-    time, error = run_case(Case("toy", toy, {}, (Target("speed", limit),), "mm"), quick=False, rounds=2)
-    assert (time.measure, time.met) == ("time", met)
-    assert time.ratio is not None
-    assert time.ratio_range is not None
-    assert time.ratio_range[0] <= time.ratio <= time.ratio_range[1]
+    row, error = run_case(Case("toy", toy, {}, (Target("speed", limit),), "mm"), quick=False, rounds=2)
+    assert (row.measure, row.met) == ("time", met)
+    assert row.ratio is not None
+    assert row.ratio_range is not None
+    assert row.ratio_range[0] <= row.ratio <= row.ratio_range[1]
     assert (error.reference, error.posezoo, error.met) == (0.2, 0.1, None)
-    assert ("**no**" in markdown([time])) != met
+    assert ("**no**" in markdown([row])) != met
 
 
 def test_small_inputs_are_not_judged_on_speed() -> None:
     targets = (Target("speed", 1e6), Target("error", 0.05))
-    time, error = run_case(Case("toy", toy, {}, targets), quick=True, rounds=1)
-    assert time.met is None
+    row, error = run_case(Case("toy", toy, {}, targets), quick=True, rounds=1)
+    assert row.met is None
     assert error.met is False
 
 

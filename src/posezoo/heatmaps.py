@@ -231,8 +231,13 @@ def _as_views(volumes: Tensor) -> Tensor:
 
 
 def block_maps(cells: int, device: torch.device) -> int:
-    """How many maps of so many cells to work on at once: as many as stay in the cache of the device."""
-    return max(1, (_BLOCK_CELLS_CPU if device.type == "cpu" else _BLOCK_CELLS_ELSEWHERE) // cells)
+    """How many maps of so many cells to work on at once: as many as stay in the caches of the device.
+
+    On a CPU every thread has its own cache and its own maps: a softmax over one row is never shared out.
+    """
+    if device.type == "cpu":
+        return max(1, _BLOCK_CELLS_CPU // cells) * torch.get_num_threads()
+    return max(1, _BLOCK_CELLS_ELSEWHERE // cells)
 
 
 def locate_block(

@@ -46,7 +46,7 @@ def test_it_equals_the_plain_formulation(
     layout: torch.memory_format, grid: Any, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("posezoo.heatmaps._BLOCK_CELLS_CPU", block)
-    monkeypatch.setattr(fused_head, "_PRODUCT_CELLS", (block, 2 * 6 * 35 if block == 1 else block))
+    monkeypatch.setattr(fused_head, "_PRODUCT_BYTES_CPU", 8 * (2 * 6 * 35 if block == 1 else block))
     conv, features = head(), torch.randn(2, 8, 5, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     coords, scores = locate_fused(conv, features, JOINTS, grid, scored=True)
     expected = plain(conv, features, grid)

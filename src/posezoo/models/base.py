@@ -244,7 +244,7 @@ class PoseEstimator(LightningModule, ABC):
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Let Adam and AdamW change a weight in one pass, and all weights on a GPU in one kernel; elsewhere nothing changes.
+    """Let Adam and AdamW change a weight in one pass over it, and all weights on a GPU in one kernel.
 
     As an option of the groups, not of the constructor: that also claims to unscale gradients by itself, and Lightning
     then refuses to clip them.

@@ -5,6 +5,7 @@ backbone. Here they exist for one sample at a time, and once more in the backwar
 cheaper than having kept them.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, prefers_fused, pull_block
 
-# Cells of the volumes that one matrix product makes, on a GPU and on a CPU: as few as keep it efficient (six 64^3
-# volumes, 6 MB). In bfloat16 the features' gradient is rounded once for each product, hence no fewer.
-_PRODUCT_CELLS = (1 << 24, 3 << 19)
+# Bytes of the volumes that one product makes, for each thread of a CPU and elsewhere (a guess): as few as keep it
+# efficient. In bfloat16 the features' gradient is rounded once for each product, hence no fewer.
+_PRODUCT_BYTES_CPU, _PRODUCT_BYTES_ELSEWHERE = 1 << 22, 1 << 26
+
+# Pixels whose gradient is computed before it is added up: what stays in the cache.
+_PIXELS = 512
 
 
 def locate_fused(
@@ -70,7 +76,7 @@ class _FusedHead(torch.autograd.Function):
         coords = features.new_empty((len(features), joints, 3), dtype=dtype)
         total = coords.new_empty((len(features), joints))
         scores = features.new_zeros((len(features), joints), dtype=dtype)
-        for n, part, volumes, _ in _passes(features, weight, bias, joints):
+        for n, part, volumes, _, _ in _passes(features, weight, bias, joints):
             for inner in _cached(part, volumes):
                 block = volumes[inner.start - part.start : inner.stop - part.start]
                 coords[n, inner], total[n, inner] = locate_block(block, grid)
@@ -88,34 +94,49 @@ class _FusedHead(torch.autograd.Function):
         d_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight, dtype=coords.dtype)
         d_bias = torch.zeros_like(bias, dtype=coords.dtype)
-        for n, part, volumes, rows in _passes(features, weight, bias, coords.shape[1]):
+        for n, part, volumes, pixels, rows in _passes(features, weight, bias, coords.shape[1]):
             for inner in _cached(part, volumes):
                 block = volumes[inner.start - part.start : inner.stop - part.start]
                 # Nothing else holds these logits, so the gradient may take their place.
                 pull_block(block, coords[n, inner], total[n, inner], grads[0][n, inner], ctx.grid, out=block)
-            pull, pixels = volumes.view(rows.stop - rows.start, -1), features[n].flatten(1)
-            _add_product(pull, pixels.t(), d_weight[rows])
-            d_bias[rows] += pull.sum(1, dtype=d_bias.dtype)
+            pull = _as_image(volumes.flatten(0, 1).flatten(1).t())  # depth is fast in memory: a view
+            kernel = weight[rows, :, None, None]
+            d_weight[rows] += conv2d_weight(pixels, kernel.shape, pull)[:, :, 0, 0]
+            d_bias[rows] += pull.sum((0, 2, 3), dtype=d_bias.dtype)
             if d_features is not None:
-                _pull_features(weight[rows], pull, d_features[n].flatten(1), first=part.start == 0)
+                _pull_features(kernel, pull, d_features[n].flatten(1).t(), first=part.start == 0)
         return d_features, d_weight.to(weight.dtype), d_bias.to(bias.dtype), None, None, None
 
 
-def _passes(features: Tensor, weight: Tensor, bias: Tensor, joints: int) -> Iterator[tuple[int, slice, Tensor, slice]]:
-    """Sample, joints, their volumes [K, D, H, W] and their rows of the weight, for one matrix product after another.
-
-    The volumes are packed whatever the layout of the features, and share one buffer: use them before the next ones.
-    """
-    depth, plane = len(weight) // joints, features.shape[-2:].numel()
-    count = max(1, min(joints, _PRODUCT_CELLS[features.device.type == "cpu"] // (depth * plane)))
-    buffer = torch.empty((count * depth, plane), dtype=features.dtype, device=features.device)
+def _passes(
+    features: Tensor, weight: Tensor, bias: Tensor, joints: int
+) -> Iterator[tuple[int, slice, Tensor, Tensor, slice]]:
+    """Sample, joints, their volumes [K, D, H, W], the pixels, and the weight's rows, for one product after another."""
+    depth, (height, width) = len(weight) // joints, features.shape[-2:]
+    count = _joints_of_product(joints, depth * height * width * features.element_size(), features.device)
     for n in range(len(features)):
+        pixels = _as_image(features[n].flatten(1).t().contiguous())
         for start in range(0, joints, count):
             part = slice(start, min(start + count, joints))
             rows = slice(part.start * depth, part.stop * depth)
-            logits = buffer[: rows.stop - rows.start]
-            torch.addmm(bias[rows, None], weight[rows], features[n].flatten(1), out=logits)
-            yield n, part, logits.view(-1, depth, *features.shape[-2:]), rows
+            logits = functional.conv2d(pixels, weight[rows, :, None, None], bias[rows])
+            volumes = _as_pixels(logits).view(height, width, -1, depth).permute(2, 3, 0, 1)
+            yield n, part, volumes, pixels, rows
+
+
+def _as_image(pixels: Tensor) -> Tensor:
+    """Pixels [P, C] as images for a 1x1 convolution, to which their places do not matter: [16, C, 1, P / 16].
+
+    At one thread PyTorch gives float32 convolutions of this kind with fewer than 16 images to MKL, and so it does with
+    products of matrices; oneDNN, which gets all others, is twice as fast on processors of AMD.
+    """
+    images = 16 if len(pixels) % 16 == 0 else 1
+    return pixels.view(images, 1, len(pixels) // images, -1).permute(0, 3, 1, 2)
+
+
+def _as_pixels(images: Tensor) -> Tensor:
+    """The way back from `_as_image`."""
+    return images.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _cached(part: slice, volumes: Tensor) -> list[slice]:
@@ -124,18 +145,15 @@ def _cached(part: slice, volumes: Tensor) -> list[slice]:
     return [slice(at, min(at + count, part.stop)) for at in range(part.start, part.stop, count)]
 
 
-def _add_product(left: Tensor, right: Tensor, total: Tensor) -> None:
-    """Adds left right to `total`, summed in the precision of `total`."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+def _joints_of_product(joints: int, map_bytes: int, device: torch.device) -> int:
+    """How many joints one product is for: products as equal as can be."""
+    most = _PRODUCT_BYTES_CPU * torch.get_num_threads() if device.type == "cpu" else _PRODUCT_BYTES_ELSEWHERE
+    return math.ceil(joints / math.ceil(joints / max(1, most // map_bytes)))
 
 
-def _pull_features(weight: Tensor, pull: Tensor, out: Tensor, first: bool) -> None:
-    """(Add) weight^T pull to `out` [C, H W], which is a transposed view where the features are channels last."""
-    beta = 0 if first else 1
-    if out.is_contiguous():
-        out.addmm_(weight.t(), pull, beta=beta)
-    else:
-        out.t().addmm_(pull.t(), weight, beta=beta)
+def _pull_features(kernel: Tensor, pull: Tensor, out: Tensor, first: bool) -> None:
+    """(Add) the features' gradient to `out` [P, C], which is a transposed view where the features are packed."""
+    turned = kernel.transpose(0, 1).contiguous()
+    for part, into in zip(_as_pixels(pull).split(_PIXELS), out.split(_PIXELS), strict=True):
+        found = _as_pixels(functional.conv2d(_as_image(part), turned))
+        into.copy_(found) if first else into.add_(found)
