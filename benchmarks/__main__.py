@@ -33,9 +33,14 @@ def main(argv: list[str] | None = None) -> int:
         hot_spots = ", ".join(dict.fromkeys(name.partition("/")[0] for name in known_cases()))
         print(f"benchmarks: error: unknown benchmark '{error.args[0]}': choose from {hot_spots}.", file=sys.stderr)
         return 2
+    if arguments.threads < 1:
+        print(f"benchmarks: error: --threads must be at least 1, got {arguments.threads}.", file=sys.stderr)
+        return 2
     _set_threads(arguments.threads)
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     env = environment()
+    if arguments.threads > 1:  # memory is that of one thread
+        cases = [case for case in cases if case.timed]
     measure = partial(run_case, quick=arguments.quick, rounds=rounds, threads=arguments.threads)
     rows, wrong = _run(cases, measure, lambda found: _write(arguments, found, env, rounds))
     print(summary(rows, [env]))

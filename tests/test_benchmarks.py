@@ -215,3 +215,8 @@ def test_every_contender_is_right(name: str) -> None:
     bench = case.build(quick=True)
     assert set(checked(case, bench)) == set(bench.calls)
     assert OURS in bench.calls
+
+
+def test_no_threads_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["triplets", "--threads", "0"]) == 2
+    assert "--threads must be at least 1, got 0." in capsys.readouterr().err
