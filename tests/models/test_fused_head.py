@@ -85,6 +85,16 @@ def test_under_autocast_only_the_convolution_is_rounded() -> None:
         assert float((a - b).norm() / b.norm()) < 0.03
 
 
+def test_a_backward_pass_inside_autocast_is_as_exact_as_outside() -> None:
+    conv, features = head(16, 8, torch.float32), torch.randn(2, 16, 16, 16).requires_grad_()
+    outside = derivatives(locate_fused(conv, features, JOINTS, "cells", scored=False)[0], conv, features)
+    coords, _ = locate_fused(conv, features, JOINTS, "cells", scored=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = derivatives(coords, conv, features)
+    for a, b in zip(inside, outside, strict=True):
+        assert torch.equal(a, b)
+
+
 def plain_of(volumes: Tensor) -> Tensor:
     return torch.stack([(m * (torch.arange(m.shape[-1]) + 0.5) / m.shape[-1]).sum(-1) for m in _marginals(volumes)], -1)
 

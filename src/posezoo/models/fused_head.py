@@ -94,17 +94,18 @@ class _FusedHead(torch.autograd.Function):
         d_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight, dtype=coords.dtype)
         d_bias = torch.zeros_like(bias, dtype=coords.dtype)
-        for n, part, volumes, pixels, rows in _passes(features, weight, bias, coords.shape[1]):
-            for inner in _cached(part, volumes):
-                block = volumes[inner.start - part.start : inner.stop - part.start]
-                # Nothing else holds these logits, so the gradient may take their place.
-                pull_block(block, coords[n, inner], total[n, inner], grads[0][n, inner], ctx.grid, out=block)
-            pull = _as_image(volumes.flatten(0, 1).flatten(1).t())  # depth is fast in memory: a view
-            kernel = weight[rows, :, None, None]
-            d_weight[rows] += conv2d_weight(pixels, kernel.shape, pull)[:, :, 0, 0]
-            d_bias[rows] += pull.sum((0, 2, 3), dtype=d_bias.dtype)
-            if d_features is not None:
-                _pull_features(kernel, pull, d_features[n].flatten(1).t(), first=part.start == 0)
+        with torch.autocast(features.device.type, enabled=False):  # a backward call may be inside of it
+            for n, part, volumes, pixels, rows in _passes(features, weight, bias, coords.shape[1]):
+                for inner in _cached(part, volumes):
+                    block = volumes[inner.start - part.start : inner.stop - part.start]
+                    # Nothing else holds these logits, so the gradient may take their place.
+                    pull_block(block, coords[n, inner], total[n, inner], grads[0][n, inner], ctx.grid, out=block)
+                pull = _as_image(volumes.flatten(0, 1).flatten(1).t())  # depth is fast in memory: a view
+                kernel = weight[rows, :, None, None]
+                d_weight[rows] += conv2d_weight(pixels, kernel.shape, pull)[:, :, 0, 0]
+                d_bias[rows] += pull.sum((0, 2, 3), dtype=d_bias.dtype)
+                if d_features is not None:
+                    _pull_features(kernel, pull, d_features[n].flatten(1).t(), first=part.start == 0)
         return d_features, d_weight.to(weight.dtype), d_bias.to(bias.dtype), None, None, None
 
 
