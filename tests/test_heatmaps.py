@@ -122,6 +122,24 @@ def test_fused_gradient(shape: tuple[int, ...], grid: Any) -> None:
     torch.testing.assert_close(fused, plain)
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_more_threads_work_on_larger_blocks_and_give_the_same(interleaved: bool) -> None:
+    maps = torch.randn(2, 7, 4, 5, 6, dtype=torch.float64)
+    maps = maps.flatten(1, 2).to(memory_format=torch.channels_last).unflatten(1, (7, 4)) if interleaved else maps
+    found, threads = [], torch.get_num_threads()
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            assert heatmaps.block_maps(4 * 5 * 6, maps.device) == 2 * count
+            leaf = maps.clone().requires_grad_()
+            coords = soft_argmax(leaf, 3, fused=True)
+            found.append((coords.detach(), *torch.autograd.grad(coords.square().sum(), leaf)))
+        finally:
+            torch.set_num_threads(threads)
+    torch.testing.assert_close(found[1], found[0], atol=1e-12, rtol=1e-12)
+
+
 def test_plain_differentiates_twice_and_fused_says_that_it_cannot() -> None:
     maps = logits(2, 3, 3, 3).requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: soft_argmax(x, 3, fused=False), maps)

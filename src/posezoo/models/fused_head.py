@@ -1,8 +1,8 @@
 """The last 1x1 convolution of a volumetric head and its soft-argmax as one operation: the volume is never stored.
 
 At 18 joints of 64^3 cells the volumes of one sample take 19 MB in float32, more than everything else behind the
-backbone. Here they exist for one sample at a time, and once more in the backward pass, where computing them again is
-cheaper than having kept them.
+backbone. Here they exist for a few joints of one sample at a time, and once more in the backward pass. That is for
+the memory; what it gains or costs in time is in docs/performance.md.
 """
 
 import math
