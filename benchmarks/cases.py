@@ -35,6 +35,8 @@ class Bench:
         items: Things (images, poses) that one call works on.
         base_mb: What memory targets are a share of.
         own_mb: Part of the extra memory that belongs to the caller: gradients of the inputs.
+        flops: Multiplications and additions of one call of ours, for its ceiling; None where products do not matter.
+        dtype: What ours multiplies in.
     """
 
     calls: Mapping[str, Callable[[], Any]]
@@ -43,6 +45,8 @@ class Bench:
     items: int = 1
     base_mb: float = 0.0
     own_mb: float = 0.0
+    flops: Callable[[], float] | None = None
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Case:
         most_rounds: For calls of seconds.
         timed: False where only errors are of interest.
         quick_check: Check errors at quick sizes only: the float64 oracle would take minutes.
+        apart: Time every contender in a process of its own.
+        keep_heap: Those of them that keep freed memory with their process, as `posezoo fit` does.
     """
 
     name: str
@@ -86,6 +92,8 @@ class Case:
     most_rounds: int = 1000
     timed: bool = True
     quick_check: bool = False
+    apart: bool = False
+    keep_heap: tuple[str, ...] = ()
 
     def build(self, quick: bool) -> Bench:
         return self.make(quick=quick, **self.arguments)
@@ -140,11 +148,11 @@ def checked(case: Case, bench: Bench) -> dict[str, float]:
     return errors
 
 
-def prepare_call(name: str, contender: str, quick: bool) -> Callable[[], Any]:
-    """One contender of one case, for the process that measures its memory."""
+def prepare_call(name: str, contender: str, quick: bool, threads: int = 1) -> Callable[[], Any]:
+    """One contender of one case, for the process that measures its memory or its time."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     import_module(f"benchmarks.{name.partition('/')[0]}")
     call = _CASES[name].build(quick).calls[contender]
     getattr(call, "prepare", bool)()  # weights and the optimiser's state are no extra memory

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,69 @@ class Timing:
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
+class Apart:
+    """A call in a process of its own, which starts when it is first timed and ends with `close`.
+
+    So contenders do not share a heap: what one has freed is no gift to the next.
+
+    Args:
+        prepare: Module-level function that makes the call.
+        arguments: Of `prepare`; all of it is pickled by name.
+        threads: What the clock depends on.
+        keep_heap: Keep freed memory with the process, as `posezoo fit` does; otherwise the C library decides.
+    """
+
+    def __init__(
+        self, prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], threads: int, keep_heap: bool
+    ) -> None:
+        self._task = pickle.dumps((prepare, arguments, threads, keep_heap))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def seconds(self, repeats: int) -> float:
+        """Seconds of one call, by the clock of its process."""
+        if self._process is None:
+            environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+            command = [sys.executable, "-m", "benchmarks.core", "serve"]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment
+            )
+            self._write(self._task)
+        self._write(f"{repeats}\n".encode())
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"A benchmark's process ended with {self._process.wait()}; its error is above.")
+        return float(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+    def _write(self, content: bytes) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(content)
+        self._process.stdin.flush()
+
+
+def _serve() -> None:
+    """The other end of `Apart`."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever is printed is no answer
+    prepare, arguments, threads, keep_heap = pickle.load(sys.stdin.buffer)
+    if keep_heap:
+        from posezoo.heap import keep_freed_memory
+
+        keep_freed_memory()
+    call, clock = prepare(*arguments), clock_of(threads)
+    for line in sys.stdin.buffer:
+        print(_seconds(call, int(line), clock), file=answers, flush=True)
+
+
 def interleave(
-    contenders: Mapping[str, Callable[[], Any]],
+    contenders: Mapping[str, Callable[[], Any] | Apart],
     rounds: int,
     clock: Callable[[], float] = cpu_seconds,
     seed: int = 0,
@@ -68,14 +130,16 @@ def interleave(
     return Timing(seconds)
 
 
-def _seconds(call: Callable[[], Any], repeats: int, clock: Callable[[], float]) -> float:
+def _seconds(call: Callable[[], Any] | Apart, repeats: int, clock: Callable[[], float]) -> float:
+    if isinstance(call, Apart):
+        return call.seconds(repeats)
     start = clock()
     for _ in range(repeats):
         call()
     return (clock() - start) / repeats
 
 
-def _repeats(call: Callable[[], Any], clock: Callable[[], float]) -> int:
+def _repeats(call: Callable[[], Any] | Apart, clock: Callable[[], float]) -> int:
     once = _seconds(call, 1, clock)
     if once < 1:  # the first call of all is not a fair measure of a fast one
         once = _seconds(call, 1, clock)
@@ -125,6 +189,22 @@ def copy_rate(repeats: int = 3) -> float:
     return _COPY_BYTES / min(seconds) / 1e9
 
 
+@lru_cache(maxsize=4)
+def product_rate(dtype: str, rounds: int = 9) -> float:
+    """GFLOP per second of the products in convolutions, at their best: 3x3 of 256 channels, 64 x 64, channels last.
+
+    With as many threads as PyTorch has now. Nothing that is made of products gets past it.
+    """
+    import torch
+
+    with torch.no_grad():
+        conv = torch.nn.Conv2d(256, 256, 3, padding=1).to(getattr(torch, dtype), memory_format=torch.channels_last)
+        image = torch.randn(4, 256, 64, 64).to(conv.weight.dtype, memory_format=torch.channels_last)
+        clock = clock_of(torch.get_num_threads())
+        best = min(_seconds(lambda: conv(image), 1, clock) for _ in range(rounds))
+    return 2 * image.numel() * 256 * 9 / best / 1e9
+
+
 def processor() -> str:
     """The processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -146,6 +226,8 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
         "copy_gb_per_s": round(copy_rate(), 1),
+        "float32_gflops": round(product_rate("float32")),
+        "bfloat16_gflops": round(product_rate("bfloat16")),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -156,5 +238,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == ["serve"]:
+    _serve()
+elif __name__ == "__main__":
     print(json.dumps(_measure_peak(*pickle.loads(sys.stdin.buffer.read()))))

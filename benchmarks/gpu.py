@@ -35,7 +35,8 @@ from posezoo.data.crop import Augmentation
 from posezoo.data.synthetic.device import prepare_frame, render_batch
 from posezoo.heatmaps import soft_argmax
 from posezoo.models import HEMlets, IntegralPose, MeTRAbs
-from posezoo.models.base import PoseEstimator, fuse
+from posezoo.models.base import PoseEstimator
+from posezoo.models.optimizers import fuse
 from posezoo.structures import Batch, to_device
 from posezoo.testing import TINY, synthetic_batch
 

@@ -20,7 +20,8 @@ from posezoo.data.crop import Augmentation
 from posezoo.data.photometric import RANGES
 from posezoo.errors import PoseZooError
 from posezoo.models import HEMlets, IntegralPose, MeTRAbs
-from posezoo.models.base import PoseEstimator, fuse
+from posezoo.models.base import PoseEstimator
+from posezoo.models.optimizers import fuse
 from posezoo.testing import synthetic_batch, tiny_estimator
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice about workers and loggers

@@ -14,6 +14,7 @@ from posezoo.callbacks import NonFiniteGuard
 from posezoo.data import SyntheticPeople
 from posezoo.errors import PoseZooError
 from posezoo.models import MeTRAbs
+from posezoo.models.optimizers import fuse
 from posezoo.structures import Batch, Prediction
 from posezoo.testing import synthetic_batch
 
@@ -35,9 +36,9 @@ class _BadGradient(torch.autograd.Function):
 class Faulty(MeTRAbs):
     """Goes wrong in chosen batches, in a chosen way, and keeps a diary."""
 
-    def __init__(self, how: str, bad: range) -> None:
+    def __init__(self, how: str, bad: range, fused: bool = False) -> None:
         adam = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)  # noqa: E731
-        super().__init__(backbone="resnet10_w8", image_size=64, stride=16, optimizer=adam)
+        super().__init__(backbone="resnet10_w8", image_size=64, stride=16, optimizer=None if fused else adam)
         self.how, self.bad, self.number = how, bad, -1
         self.diary: list[dict[str, Tensor]] = []
         self.seen: list[list[int]] = []
@@ -72,9 +73,11 @@ class Faulty(MeTRAbs):
         self.diary.append(state)
 
 
-def fit(folder: Path, how: str, bad: range, guard: NonFiniteGuard | None, steps: int = 5, **more: Any) -> Faulty:
+def fit(
+    folder: Path, how: str, bad: range, guard: NonFiniteGuard | None, steps: int = 5, fused: bool = False, **more: Any
+) -> Faulty:
     pl.seed_everything(0, verbose=False)
-    model = Faulty(how, bad)
+    model = Faulty(how, bad, fused)
     data = SyntheticPeople(
         preset="easy", frame_size=64, batch_size=4, num_workers=0, image_size=64, train_length=20, val_length=1
     )
@@ -98,10 +101,13 @@ def finite(state: dict[str, Tensor]) -> bool:
     return all(bool(value.isfinite().all()) for value in state.values())
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("how", ["loss", "gradient", "activations", "infinite constant"])
-def test_a_bad_step_changes_nothing_and_is_counted(how: str, tmp_path: Path) -> None:
+def test_a_bad_step_changes_nothing_and_is_counted(how: str, fused: bool, tmp_path: Path) -> None:
     guard = NonFiniteGuard()
-    model = fit(tmp_path, how, range(2, 4), guard)
+    model = fit(tmp_path, how, range(2, 4), guard, fused=fused)
+    assert bool(model.trainer.optimizers[0].param_groups[0]["fused"]) == fused
+    assert not hasattr(model.trainer.optimizers[0], "found_inf")  # nothing is left behind
 
     before, bad, worse, after = model.diary[1:5]
     assert before.keys() == worse.keys()
@@ -119,8 +125,9 @@ def test_without_it_one_bad_step_is_the_end(tmp_path: Path) -> None:
     assert not finite(fit(tmp_path, "loss", range(2, 3), None).diary[-1])
 
 
-def test_good_steps_are_left_alone(tmp_path: Path) -> None:
-    guarded, plain = (fit(tmp_path, "loss", range(0), guard) for guard in (NonFiniteGuard(), None))
+@pytest.mark.parametrize("fused", [False, True])
+def test_good_steps_are_left_alone(fused: bool, tmp_path: Path) -> None:
+    guarded, plain = (fit(tmp_path, "loss", range(0), guard, fused=fused) for guard in (NonFiniteGuard(), None))
     for ours, theirs in zip(guarded.diary, plain.diary, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -152,7 +159,7 @@ def test_a_good_step_between_starts_the_count_again(tmp_path: Path) -> None:
 
 def test_the_counts_survive_a_resume() -> None:
     guard, other = NonFiniteGuard(), NonFiniteGuard()
-    guard.skipped, guard.in_a_row = 7, 2
+    guard.load_state_dict({"skipped": 7, "in_a_row": 2})
     other.load_state_dict(copy.deepcopy(guard.state_dict()))
     assert (other.skipped, other.in_a_row) == (7, 2)
     with pytest.raises(PoseZooError, match="at least 1"):
@@ -169,6 +176,30 @@ def test_huge_but_finite_gradients_are_no_reason_to_skip(tmp_path: Path) -> None
     guard.on_before_optimizer_step(trainer, None, optimizer)
     assert guard.skipped == 0
     assert parameter.grad is not None
+
+
+def test_a_fused_step_is_skipped_without_a_look_at_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a look is a wait; stood in for by tensors that say they are on one, at every point that asks."""
+    guard = NonFiniteGuard(max_in_a_row=4)
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    fuse(optimizer)
+    trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0, "global_step": 3})()
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("the step looked at a number")
+
+    monkeypatch.setattr("posezoo.callbacks.guard._on_cpu", lambda _: False)
+    for gradient in (1.0, torch.nan, torch.inf):
+        before = weight.detach().clone()
+        weight.grad = torch.full_like(weight, gradient)
+        with monkeypatch.context() as blind:
+            for name in ("__bool__", "__int__", "__float__", "item", "tolist"):
+                blind.setattr(Tensor, name, refuse)
+            guard.on_before_optimizer_step(trainer, None, optimizer)
+        optimizer.step()
+        assert torch.equal(weight, before) == (gradient != 1)
+    assert (guard.skipped, guard.in_a_row) == (2, 2)
 
 
 # ------------------------------------------------------------------------------------------ mixed precision

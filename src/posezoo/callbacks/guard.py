@@ -20,21 +20,35 @@ class NonFiniteGuard(pl.Callback):
     logged as `train/skipped_steps`. In half precision a few at the beginning are normal: the loss scale is being found.
     All ranks skip together.
 
+    A step of a fused Adam does not wait for a GPU to tell; other optimisers do.
+
     Args:
-        max_in_a_row: Stop the run after this many skipped steps without a good one between them. Who was in the last
-            bad batch is then in `nonfinite.json` of the run folder (one file a rank).
+        max_in_a_row: Stop the run after this many skipped steps without a good one between them, on a GPU up to twice
+            as many. Who was in the last bad batch is then in `nonfinite.json` of the run folder (one file a rank).
     """
 
     def __init__(self, max_in_a_row: int = 20) -> None:
         if max_in_a_row < 1:
             raise PoseZooError(f"max_in_a_row of NonFiniteGuard must be at least 1, got {max_in_a_row}.")
         self.max_in_a_row = max_in_a_row
-        self.skipped, self.in_a_row = 0, 0
+        # Counted where the network is, so that a step need not wait for a GPU.
+        self._skipped, self._in_a_row = torch.zeros(()), torch.zeros(())
+        self._steps = 0
         self._folder = Path()
         self._loss: Tensor | None = None  # sum over the batches of this step: finite only if all are
         self._batches: list[dict[str, Tensor]] = []
         self._buffers: list[Tensor] = []
         self._kept: list[Tensor] = []
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were not made."""
+        return int(self._skipped)
+
+    @property
+    def in_a_row(self) -> int:
+        """How many of them since the last good step."""
+        return int(self._in_a_row)
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Find the folder; a collective call."""
@@ -49,6 +63,7 @@ class NonFiniteGuard(pl.Callback):
             for buffer in module.buffers(recurse=False)
         ]
         self._kept = [buffer.clone() for buffer in self._buffers]
+        self._skipped, self._in_a_row = self._skipped.to(pl_module.device), self._in_a_row.to(pl_module.device)
         self._forget()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -63,24 +78,30 @@ class NonFiniteGuard(pl.Callback):
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
-        """Take the gradients away from a step that must not be made."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if self._is_finite(trainer, gradients):
-            self.in_a_row = 0
-            return
-        optimizer.zero_grad(set_to_none=True)  # optimisers pass over what has no gradient: no decay, no momentum
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._kept)
-        self.skipped += 1
-        self.in_a_row += 1
-        if self.in_a_row >= self.max_in_a_row:
+        """Take its effect away from a step that must not be made."""
+        bad = self._is_bad(trainer, optimizer)
+        if _asks_found_inf(optimizer):
+            optimizer.found_inf = bad  # type: ignore[attr-defined]  # changes neither weights, moments nor their age
+        elif bad:
+            optimizer.zero_grad(set_to_none=True)  # optimisers pass over what has no gradient: no decay, no momentum
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(torch.where(bad.bool(), kept, buffer))
+        self._skipped, self._in_a_row = self._skipped + bad, (self._in_a_row + 1) * bad
+        self._steps += 1
+        seen = _on_cpu(bad) or self._steps % self.max_in_a_row == 0  # to look is to wait for a GPU
+        if seen and self.in_a_row >= self.max_in_a_row:
             self._stop(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Log the count."""
         if not trainer.fit_loop._should_accumulate():
             self._forget()
-        pl_module.log("train/skipped_steps", float(self.skipped), batch_size=1)
+        pl_module.log("train/skipped_steps", self._skipped, batch_size=1)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Leave the optimisers as they were."""
+        for optimizer in trainer.optimizers:
+            vars(optimizer).pop("found_inf", None)
 
     def state_dict(self) -> dict[str, Any]:
         """The counts go on after a resume."""
@@ -88,20 +109,16 @@ class NonFiniteGuard(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
-        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+        self._skipped, self._in_a_row = (torch.tensor(float(state_dict[key])) for key in ("skipped", "in_a_row"))
 
-    def _is_finite(self, trainer: pl.Trainer, gradients: list[Tensor]) -> bool:
-        """Whether the loss on every rank and the gradients (equal on all ranks by now) are finite."""
-        parts = [] if self._loss is None else [self._loss.float()]
-        if gradients:
-            parts.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum())
-        bad = bool(parts) and not bool(torch.stack(parts).isfinite().all())
-        if bad and (self._loss is None or self._loss.isfinite()):  # the squares of huge gradients overflow, too
-            bad = not all(bool(gradient.isfinite().all()) for gradient in gradients)
+    def _is_bad(self, trainer: pl.Trainer, optimizer: Optimizer) -> Tensor:
+        """1.0 where the loss of any rank or a gradient (equal on all ranks by now) is not finite, else 0.0."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        losses = [] if self._loss is None else [self._loss]
+        bad = 1 - _all_finite([*losses, *_norms(gradients)]) if losses or gradients else torch.zeros_like(self._skipped)
         if trainer.world_size > 1:
-            ours = torch.tensor(float(bad), device=trainer.strategy.root_device)
-            bad = bool(trainer.strategy.reduce(ours, reduce_op="sum"))
-        return not bad
+            bad = trainer.strategy.reduce(bad, reduce_op="sum").clamp(max=1)
+        return bad
 
     def _forget(self) -> None:
         self._loss, self._batches = None, []
@@ -120,6 +137,31 @@ class NonFiniteGuard(pl.Callback):
             f"{trainer.global_step}: look at the samples listed in {path}, or lower the learning rate, or train with "
             "--trainer.precision=32-true."
         )
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def _norms(gradients: list[Tensor]) -> list[Tensor]:
+    """A number for each gradient that is finite if the gradient is."""
+    if not gradients:
+        return []
+    if not _on_cpu(gradients[0]):
+        return list(torch._foreach_norm(gradients, torch.inf))
+    norms = torch._foreach_norm(gradients)  # eight times as fast on a CPU, but the squares of huge gradients overflow
+    return [n if n.isfinite() else g.abs().amax() for n, g in zip(norms, gradients, strict=True)]
+
+
+def _all_finite(numbers: list[Tensor]) -> Tensor:
+    """1.0 or 0.0."""
+    return torch.stack([number.float() for number in numbers]).isfinite().all().float()
+
+
+def _asks_found_inf(optimizer: Any) -> bool:
+    """Whether a step of the optimiser asks `found_inf`, as those that are fused do, and no gradient scaler answers."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) and not optimizer.defaults["fused"]
 
 
 def _identities(batch: Any) -> list[dict[str, Tensor]]:

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from posezoo.data.crop import BoxKind, CropKind
 from posezoo.errors import PoseZooError
 from posezoo.models.lightning import LightningModule, LRSchedulerCallable, OptimizerCallable
+from posezoo.models.optimizers import fuse, lay_out_as_weights
 from posezoo.plugins import load_installed_plugins
 from posezoo.skeletons import Skeleton, get_skeleton
 from posezoo.structures import Batch, Prediction
-
-FUSED_DEVICES = ("cpu", "cuda")
 
 # Arguments that are objects or machine paths: they are never written into a checkpoint's hyperparameters.
 NOT_SAVED = ("optimizer", "lr_scheduler", "backbone_weights")
@@ -101,6 +100,10 @@ class PoseEstimator(LightningModule, ABC):
         """The method's published optimiser and its per-step schedule, for a run of `total_steps`."""
         return AdamW(self.parameters(), lr=1e-4), None
 
+    def configure_model(self) -> None:
+        """Lay the network's weights out as its activations lie, channels last, which is what convolutions want."""
+        self.network.to(memory_format=torch.channels_last)
+
     def forward(self, batch: Batch) -> Prediction:
         """Same as `estimate`."""
         return self.estimate(batch)
@@ -152,7 +155,7 @@ class PoseEstimator(LightningModule, ABC):
             parameters = self.parameters()
             optimizer = (self.optimizer_factory or self._default_factory)(parameters)
             schedule = self.lr_scheduler_factory(optimizer) if self.lr_scheduler_factory else None
-        optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
+        optimizer.register_load_state_dict_post_hook(lay_out_as_weights)
         if schedule is None:
             return optimizer
         settings = {"scheduler": schedule, "interval": "step"}
@@ -241,26 +244,6 @@ class PoseEstimator(LightningModule, ABC):
             if not isabstract(method):
                 found[method.__name__] = method
         return found
-
-
-def fuse(optimizer: Optimizer) -> None:
-    """Let Adam and AdamW change a weight in one pass over it, and all weights on a GPU in one kernel.
-
-    As an option of the groups, not of the constructor: that also claims to unscale gradients by itself, and Lightning
-    then refuses to clip them.
-    """
-    if isinstance(optimizer, Adam | AdamW):
-        for group in optimizer.param_groups:
-            if all(weight.device.type in FUSED_DEVICES for weight in group["params"]):
-                group["fused"], group["foreach"] = True, False
-
-
-def _lay_out_as_weights(optimizer: Optimizer) -> None:
-    """Give loaded moments the memory order of their weights: the fused step on a CPU pairs them as they lie."""
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -100,44 +100,32 @@ class _FusedHead(torch.autograd.Function):
                     block = volumes[inner.start - part.start : inner.stop - part.start]
                     # Nothing else holds these logits, so the gradient may take their place.
                     pull_block(block, coords[n, inner], total[n, inner], grads[0][n, inner], ctx.grid, out=block)
-                pull = _as_image(volumes.flatten(0, 1).flatten(1).t())  # depth is fast in memory: a view
-                kernel = weight[rows, :, None, None]
-                d_weight[rows] += conv2d_weight(pixels, kernel.shape, pull)[:, :, 0, 0]
-                d_bias[rows] += pull.sum((0, 2, 3), dtype=d_bias.dtype)
+                    d_bias[_rows(inner, block)] += block.sum((2, 3), dtype=d_bias.dtype).flatten()  # while it is cached
+                pull = volumes.permute(2, 3, 0, 1).flatten(0, 1).flatten(1)  # as it lies in memory: a view
+                d_weight[rows] += _pull_weight(pull, pixels)
                 if d_features is not None:
-                    _pull_features(kernel, pull, d_features[n].flatten(1).t(), first=part.start == 0)
+                    _pull_features(pull, weight[rows], d_features[n].flatten(1).t(), first=part.start == 0)
         return d_features, d_weight.to(weight.dtype), d_bias.to(bias.dtype), None, None, None
 
 
 def _passes(
     features: Tensor, weight: Tensor, bias: Tensor, joints: int
 ) -> Iterator[tuple[int, slice, Tensor, Tensor, slice]]:
-    """Sample, joints, their volumes [K, D, H, W], the pixels, and the weight's rows, for one product after another."""
+    """Sample, joints, their volumes [K, D, H, W], the pixels [P, C], and the weight's rows, product by product."""
     depth, (height, width) = len(weight) // joints, features.shape[-2:]
     count = _joints_of_product(joints, depth * height * width * features.element_size(), features.device)
     for n in range(len(features)):
-        pixels = _as_image(features[n].flatten(1).t().contiguous())
+        pixels = features[n].flatten(1).t().contiguous()
         for start in range(0, joints, count):
             part = slice(start, min(start + count, joints))
             rows = slice(part.start * depth, part.stop * depth)
-            logits = functional.conv2d(pixels, weight[rows, :, None, None], bias[rows])
-            volumes = _as_pixels(logits).view(height, width, -1, depth).permute(2, 3, 0, 1)
-            yield n, part, volumes, pixels, rows
+            logits = _product(pixels, weight[rows], bias[rows])
+            yield n, part, logits.view(height, width, -1, depth).permute(2, 3, 0, 1), pixels, rows
 
 
-def _as_image(pixels: Tensor) -> Tensor:
-    """Pixels [P, C] as images for a 1x1 convolution, to which their places do not matter: [16, C, 1, P / 16].
-
-    At one thread PyTorch gives float32 convolutions of this kind with fewer than 16 images to MKL, and so it does with
-    products of matrices; oneDNN, which gets all others, is twice as fast on processors of AMD.
-    """
-    images = 16 if len(pixels) % 16 == 0 else 1
-    return pixels.view(images, 1, len(pixels) // images, -1).permute(0, 3, 1, 2)
-
-
-def _as_pixels(images: Tensor) -> Tensor:
-    """The way back from `_as_image`."""
-    return images.permute(0, 2, 3, 1).flatten(0, 2)
+def _rows(joints: slice, volumes: Tensor) -> slice:
+    """Rows of the weight that make the volumes [K, D, H, W] of some joints."""
+    return slice(joints.start * volumes.shape[1], joints.stop * volumes.shape[1])
 
 
 def _cached(part: slice, volumes: Tensor) -> list[slice]:
@@ -152,9 +140,46 @@ def _joints_of_product(joints: int, map_bytes: int, device: torch.device) -> int
     return math.ceil(joints / math.ceil(joints / max(1, most // map_bytes)))
 
 
-def _pull_features(kernel: Tensor, pull: Tensor, out: Tensor, first: bool) -> None:
+# ------------------------------------------------------------------------------------------------------- products
+#
+# PyTorch gives products of float32 matrices to MKL, which is slower than oneDNN on processors of AMD (up to twice, at
+# one thread), and 1x1 convolutions to oneDNN, with their bias. Others go to oneDNN by themselves.
+
+
+def _product(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Pixels [P, C] times a weight [K, C], and a bias [K]: [P, K]."""
+    return _as_pixels(functional.conv2d(_as_image(pixels), weight[:, :, None, None], bias))
+
+
+def _pull_weight(pull: Tensor, pixels: Tensor) -> Tensor:
+    """The weight's gradient [K, C] from that of the product [P, K]."""
+    if pixels.dtype != torch.float32:
+        return pull.t() @ pixels
+    found = conv2d_weight(_as_image(pixels), [pull.shape[1], pixels.shape[1], 1, 1], _as_image(pull))
+    return found[:, :, 0, 0]
+
+
+def _pull_features(pull: Tensor, weight: Tensor, out: Tensor, first: bool) -> None:
     """(Add) the features' gradient to `out` [P, C], which is a transposed view where the features are packed."""
-    turned = kernel.transpose(0, 1).contiguous()
-    for part, into in zip(_as_pixels(pull).split(_PIXELS), out.split(_PIXELS), strict=True):
-        found = _as_pixels(functional.conv2d(_as_image(part), turned))
+    if pull.dtype != torch.float32:
+        out.addmm_(pull, weight, beta=0 if first else 1)  # rounds once, what it adds to included
+        return
+    turned = weight.t().contiguous()
+    count = _PIXELS * torch.get_num_threads()
+    for part, into in zip(pull.split(count), out.split(count), strict=True):
+        found = _product(part, turned)
         into.copy_(found) if first else into.add_(found)
+
+
+def _as_image(pixels: Tensor) -> Tensor:
+    """Pixels [P, C] as images for a 1x1 convolution, to which their places do not matter: [16, C, 1, P / 16].
+
+    At one thread PyTorch gives float32 convolutions of this kind with fewer than 16 images to MKL.
+    """
+    images = 16 if len(pixels) % 16 == 0 else 1
+    return pixels.view(images, 1, len(pixels) // images, -1).permute(0, 3, 1, 2)
+
+
+def _as_pixels(images: Tensor) -> Tensor:
+    """The way back from `_as_image`."""
+    return images.permute(0, 2, 3, 1).flatten(0, 2)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.heatmaps import Grid, heatmap_confidence, soft_argmax
+from posezoo.models.deconvolution import Doubling
 from posezoo.models.fused_head import can_fuse, locate_fused
 
 INIT_STD = 0.001  # every convolution of a head; Integral Pose, 3DMPPE and the HEMlets release agree on it
@@ -90,7 +91,7 @@ class DeconvTower(nn.Sequential):
         for layer in range(layers):
             channels = in_channels if layer == 0 else width
             blocks += [
-                nn.ConvTranspose2d(channels, width, kernel_size=4, stride=2, padding=1, bias=False),
+                Doubling(channels, width),
                 nn.BatchNorm2d(width),
                 nn.ReLU(inplace=True),
             ]

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from posezoo.heatmaps import Grid
 from posezoo.models.backbones import Backbone
@@ -26,6 +27,40 @@ class Branch(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features to maps of 2^deconvs times their resolution."""
         return self.conv(self.tower(features))  # type: ignore[no-any-return]
+
+
+def merges(first: nn.Conv2d, second: nn.Conv2d, features: Tensor) -> bool:
+    """Whether `convolve_merged` is allowed here, and less work than one convolution after the other.
+
+    That depends on the size of the maps only, so a sample's result does not depend on its batch.
+    """
+    # A hook or a parametrisation on one of them would be passed over.
+    hooked = any(conv._forward_hooks or conv._forward_pre_hooks for conv in (first, second))
+    if hooked or type(first) is not nn.Conv2d or type(second) is not nn.Conv2d:
+        return False
+    return features.shape[-2:].numel() > first.weight[0].numel()
+
+
+def convolve_merged(
+    first: nn.Conv2d,
+    second: nn.Conv2d,
+    features: Float[Tensor, "batch channels rows columns"],
+    others: Float[Tensor, "batch others rows columns"],
+) -> Float[Tensor, "batch out rows columns"]:
+    """`second(cat([first(features), others]))`, where `second` is 1x1, without what lies between the two.
+
+    The convolutions are linear and nothing separates them, so the product of their weights is the weight of one: at the
+    released sizes an eighth of the network's multiplications less, and neither the features nor their concatenation
+    are stored.
+    """
+    assert first.bias is not None
+    assert second.bias is not None
+    mix, rest = second.weight.flatten(1).split([first.out_channels, others.shape[1]], 1)
+    lying = first.weight.permute(0, 2, 3, 1)  # the memory order of a channels-last network's weights
+    weight = (mix @ lying.flatten(1)).view(-1, *lying.shape[1:]).permute(0, 3, 1, 2)
+    bias = second.bias + mix @ first.bias
+    mixed = functional.conv2d(features, weight, bias, first.stride, first.padding, first.dilation)
+    return mixed.add_(functional.conv2d(others, rest[:, :, None, None]))
 
 
 class HEMletsNetwork(nn.Module):
@@ -94,5 +129,10 @@ class HEMletsNetwork(nn.Module):
         features = self.backbone(image)
         maps = self.map_branch(features)
         code = self.encoder(maps.detach() if self.detach_encoder else maps)
-        fused = torch.cat([self.feature_branch(features), code], 1)
-        return maps, self.tail[:-1](fused)
+        feature, mix = self.feature_branch.conv, cast(nn.Conv2d, self.tail[0])
+        raised = self.feature_branch.tower(features)
+        if self.training and merges(feature, mix, raised):
+            mixed = convolve_merged(feature, mix, raised, code)
+        else:
+            mixed = mix(torch.cat([feature(raised), code], 1))
+        return maps, self.tail[1:-1](mixed)

@@ -24,6 +24,7 @@ from posezoo.errors import PoseZooError
 from posezoo.models.backbones import Backbone
 from posezoo.models.base import NOT_SAVED
 from posezoo.models.lightning import LRSchedulerCallable, OptimizerCallable
+from posezoo.models.optimizers import fuse, lay_out_as_weights
 from posezoo.models.partaware.genotype import MAX_SKIPS, Genotype, load_genotype
 from posezoo.models.partaware.groups import resolve_groups
 from posezoo.models.partaware.network import CellInputs, Encoder, check_image_size
@@ -303,6 +304,7 @@ class PartAwareSearch(VolumetricPose):
         schedule: LRScheduler | None = None
         if self.optimizer_factory is None:
             optimizer, schedule = self.default_optimizer(0)
+            fuse(optimizer)
         else:
             optimizer = self.optimizer_factory(weights)
         if self.lr_scheduler_factory is not None:
@@ -316,6 +318,7 @@ class PartAwareSearch(VolumetricPose):
             arch_optimizer: Optimizer = Adam(arch, lr=6e-4, betas=(0.5, 0.999), weight_decay=1e-3)
         else:
             arch_optimizer = self.arch_optimizer_factory(arch)
+        optimizer.register_load_state_dict_post_hook(lay_out_as_weights)
         first: dict[str, Any] = {"optimizer": optimizer}
         if schedule is not None:
             first["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
