@@ -16,6 +16,7 @@ from posezoo.models.backbones import (
     Backbone,
     ShiftedConv2d,
     ShiftedMaxPool2d,
+    SlicedConv2d,
     batch_norms,
     load_backbone_weights,
     measure_offset,
@@ -334,3 +335,23 @@ def test_mistakes_are_one_sentence(arguments: dict[str, Any], message: str) -> N
 def test_own_backbones_are_small() -> None:
     sizes = [sum(p.numel() for p in build().parameters()) for build in OWN_BACKBONES.values()]
     assert max(sizes) < 3_000_000
+
+
+def test_a_sliced_convolution_is_the_strided_one() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 16, 1, 2, bias=False)
+    sliced = SlicedConv2d.from_conv(conv)
+    image = torch.randn(2, 8, 9, 12)
+    torch.testing.assert_close(sliced(image), conv(image))
+    assert sliced.weight is conv.weight
+
+
+@pytest.mark.parametrize("name", OWN_BACKBONES)
+def test_no_backbone_of_ours_has_the_convolution_that_kills_onednn(name: str) -> None:
+    """A strided 1x1 one of fewer than 16 input channels, in its gradient on maps of 48 px and more."""
+    body = Backbone(name).body
+    for conv in body.modules():
+        if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1):
+            assert conv.in_channels >= 16 or conv.stride == (1, 1)
+    training = body.train()(torch.randn(1, 3, 256, 256))
+    training.square().sum().backward()  # would end the process

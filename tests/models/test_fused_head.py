@@ -85,6 +85,18 @@ def test_under_autocast_only_the_convolution_is_rounded() -> None:
         assert float((a - b).norm() / b.norm()) < 0.03
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_several_products_of_bfloat16_add_up(layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_head, "_PRODUCT_BYTES_CPU", 1)  # a product for each joint
+    conv, features = head(16, 8, torch.float32), torch.randn(2, 16, 16, 16).to(memory_format=layout).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        coords, _ = locate_fused(conv, features, JOINTS, "cells", scored=False)
+    for a, b in zip(
+        derivatives(coords, conv, features), derivatives(plain(conv, features), conv, features), strict=True
+    ):
+        assert float((a - b).norm() / b.norm()) < 0.03
+
+
 def test_a_backward_pass_inside_autocast_is_as_exact_as_outside() -> None:
     conv, features = head(16, 8, torch.float32), torch.randn(2, 16, 16, 16).requires_grad_()
     outside = derivatives(locate_fused(conv, features, JOINTS, "cells", scored=False)[0], conv, features)

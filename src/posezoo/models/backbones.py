@@ -28,11 +28,15 @@ STRIDES = (4, 8, 16, 32)
 KNOWN_FAMILIES = ("ResNet", "ResNetV2", "EfficientNet")
 
 
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+_NARROW = 16  # input channels; see `SlicedConv2d`
+
+
 def _short_resnet(channels: tuple[int, int, int, int]) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from timm.models.resnet import BasicBlock, ResNet
 
-        return ResNet(  # type: ignore[no-any-return]
+        body = ResNet(
             BasicBlock,
             [1, 1, 1, 1],
             channels=channels,
@@ -43,6 +47,10 @@ def _short_resnet(channels: tuple[int, int, int, int]) -> Callable[[], nn.Module
             # timm starts residual branches at zero; in runs of a few thousand steps that costs a good part of them.
             zero_init_last=False,
         )
+        for block in (block for stage in _STAGES for block in body.get_submodule(stage)):
+            if block.downsample is not None and block.downsample[0].in_channels < _NARROW:
+                block.downsample[0] = SlicedConv2d.from_conv(block.downsample[0])
+        return body
 
     return build
 
@@ -252,6 +260,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+class SlicedConv2d(nn.Conv2d):
+    """A strided 1x1 convolution that takes the pixels it needs before it multiplies.
+
+    The same numbers. oneDNN 3.12 (torch 2.14) writes beyond its buffers in the gradient of a strided one with fewer
+    than 16 input channels and maps of 48 px or more, and the process dies.
+    """
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d) -> "SlicedConv2d":
+        """With the sizes and the weights of a 1x1 convolution without a bias."""
+        sizes: Any = conv.in_channels, conv.out_channels, 1, conv.stride
+        sliced = cls(*sizes, bias=False, device="meta")  # on no device, so that no random number is drawn
+        sliced.weight = conv.weight
+        return sliced
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As torch's."""
+        rows, columns = self.stride
+        return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias)
+
+
 class ShiftedConv2d(nn.Conv2d):
     """A strided convolution that samples one input position later: odd positions instead of even ones."""
 
@@ -333,7 +362,7 @@ def _is_plain(body: nn.Module) -> bool:
         return False
     halvings = [[layer.module for layer in unit if layer.stride == 2] for unit in _units(body)]
     halvings = [unit for unit in halvings if unit]
-    kinds = (nn.Conv2d, ShiftedConv2d, nn.MaxPool2d, ShiftedMaxPool2d)
+    kinds = (nn.Conv2d, SlicedConv2d, ShiftedConv2d, nn.MaxPool2d, ShiftedMaxPool2d)
     plain = all(type(module) in kinds for unit in halvings for module in unit)
     return plain and all(sum(module.kernel_size not in (1, (1, 1)) for module in unit) == 1 for unit in halvings)
 
