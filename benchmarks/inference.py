@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, register
 from benchmarks.formulas import as_published
@@ -114,10 +115,16 @@ def make(path: Path_, batch: int, quick: bool) -> Bench:
         few_calls = calls if batch <= CHECKED else contenders(path, few, quick)
         return {name: _distance(call(), exact, estimator.root) for name, call in few_calls.items()}
 
+    def flops() -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            estimator.estimate(_first(people, 1))
+        return float(batch * counter.get_total_flops())
+
     tolerance = {name: 0.1 if name in (REFERENCE, OPENVINO_FLOAT32) else 60.0 for name in calls}
     if path == "onnxruntime":
         tolerance[OURS] = 0.1
-    return Bench(calls, errors, tolerance, items=batch)
+    dtype = "float32" if path == "onnxruntime" else "bfloat16"
+    return Bench(calls, errors, tolerance, items=batch, flops=flops, dtype=dtype)
 
 
 def _first(people: Batch, count: int) -> Batch:

@@ -145,7 +145,7 @@ def environment_line(env: dict[str, Any]) -> str:
     """What the numbers belong to, in one line."""
     return (
         f"{env['processor']}, {env['cores']} cores, {env['cpu_capability']}, memory copy {env['copy_gb_per_s']} GB/s, "
-        f"products {env['float32_gflops']} GFLOP/s in float32 and {env['bfloat16_gflops']} in bfloat16; "
+        f"products {env['float32_gflops']} GFLOP/s in float32, {env['bfloat16_gflops']} in bfloat16; "
         f"{_threads(env['threads'])}, load {env['load']}; Python {env['python']}, torch {env['torch']}, "
         f"numpy {env['numpy']}, OpenCV {env['cv2']}, posezoo {env['posezoo']}; GPU {env['gpu']}"
     )

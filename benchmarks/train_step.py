@@ -146,7 +146,10 @@ def make(method: str, settings: dict[str, Any], batch: int, quick: bool) -> Benc
         """Relative error of the first loss."""
         exact = float(kind(build().double(), _doubled(labels), REFERENCE).loss_alone())
         steps = [step(name) for name in (REFERENCE, AUTOCAST, OURS)]
-        return {each.name: abs(float(each.loss_alone()) / exact - 1) for each in steps}
+        found = {each.name: abs(float(each.loss_alone()) / exact - 1) for each in steps}
+        return {name: found[AUTOCAST if name == KEPT else name] for name in names}
+
+    names = (REFERENCE, AUTOCAST, KEPT, OURS) if batch == TIMED else (REFERENCE, AUTOCAST, OURS)
 
     def flops() -> float:
         """Of three forward passes, once more for the architecture: a backward pass has twice its products."""
@@ -155,9 +158,8 @@ def make(method: str, settings: dict[str, Any], batch: int, quick: bool) -> Benc
             ours.loss()
         return (6 if method == "PartAwareSearch" else 3) * counter.get_total_flops()
 
-    names = (REFERENCE, AUTOCAST, KEPT, OURS) if batch == TIMED else (REFERENCE, AUTOCAST, OURS)
     calls = {name: Lazy(step, name) for name in names}
-    tolerance = {REFERENCE: 1e-3, AUTOCAST: 0.05, OURS: 0.05}
+    tolerance = {name: 1e-3 if name == REFERENCE else 0.05 for name in names}
     return Bench(calls, errors, tolerance, items=len(labels["image"]), flops=flops, dtype="bfloat16")
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,14 +14,15 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import cases, core, report
 from benchmarks.cases import OURS, REFERENCE, Bench, Case, Target, Wrong, checked, find_cases, known_cases
-from benchmarks.core import Timing, environment, interleave, peak_extra_mb
+from benchmarks.core import Apart, Timing, environment, interleave, peak_extra_mb
 from benchmarks.report import Row, as_json, environment_line, environment_lines, markdown, run_case
 
 # Import Lightning and half of everything in a fresh process, or export a network.
+METHODS = ("hemlets", "integralpose", "metrabs", "rootnet", "partaware", "partawaresearch")
 SLOW = (
     "start_up/fit-help",
     "pipeline/cold",
-    *(f"train_step/{method}-batch-8" for method in ("hemlets", "integralpose", "metrabs", "partaware")),  # as timed
+    *(f"train_step/{method}-batch-8" for method in METHODS),  # as timed
     *(f"inference/effnetv2s-{runtime}-batch-{n}" for runtime in ("onnxruntime", "openvino") for n in (1, 8)),
 )
 
@@ -84,6 +86,46 @@ def test_fast_calls_are_repeated_for_the_clock() -> None:
 
 def test_peak_counts_what_a_call_holds_at_once() -> None:
     assert peak_extra_mb(partial, (bytearray, 1), (bytearray, 48 * 2**20)) == pytest.approx(48, abs=2)
+
+
+def nap(seconds: float) -> Callable[[], None]:
+    """For another process: sleeps, where the C library's variables are as they should be."""
+    assert not [name for name in os.environ if name.startswith("MALLOC_")]
+    print("chatter")
+    return lambda: time.sleep(seconds)
+
+
+def test_a_contender_apart_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    call = Apart(nap, (0.05,), threads=2, keep_heap=True)
+    assert 0.05 <= call.seconds(2) < 0.5  # not the seconds in which the process started
+    timing = interleave({"asleep": call}, rounds=2)
+    assert timing.median("asleep") >= 0.05
+    call.close()
+
+
+def test_a_contender_apart_that_fails_is_an_error() -> None:
+    call = Apart(partial, (int, "no number"), threads=1, keep_heap=False)
+    with pytest.raises(RuntimeError, match="process ended"):
+        call.seconds(1)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e9])
+def test_targets_above_the_ceiling_are_said_to_be_out_of_reach(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "product_rate", lambda _: rate)
+
+    def make(quick: bool) -> Bench:
+        bench = toy(quick)
+        return Bench(bench.calls, bench.errors, bench.tolerance, flops=lambda: 1e9)
+
+    row, _ = run_case(Case("toy", make, {}, (Target("speed", 1e3),)), quick=False, rounds=1)
+    assert row.ceiling is not None
+    assert row.reference is not None
+    assert row.ceiling == pytest.approx(row.reference * rate / 1e3)
+    assert (row.met, row.out_of_reach) == (False, row.ceiling < 1e3)
+    assert f"at most {row.ceiling:.2f}x" in markdown([row])
+    assert ("out of this processor's reach" in report.summary([row], [])) == (row.ceiling < 1e3)
 
 
 def toy(quick: bool, ours: float = 0.1, seconds: float = 0.0) -> Bench:

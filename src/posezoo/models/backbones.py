@@ -36,7 +36,7 @@ def _short_resnet(channels: tuple[int, int, int, int]) -> Callable[[], nn.Module
     def build() -> nn.Module:
         from timm.models.resnet import BasicBlock, ResNet
 
-        body = ResNet(
+        body: nn.Module = ResNet(
             BasicBlock,
             [1, 1, 1, 1],
             channels=channels,
@@ -47,7 +47,8 @@ def _short_resnet(channels: tuple[int, int, int, int]) -> Callable[[], nn.Module
             # timm starts residual branches at zero; in runs of a few thousand steps that costs a good part of them.
             zero_init_last=False,
         )
-        for block in (block for stage in _STAGES for block in body.get_submodule(stage)):
+        blocks: Any = [block for stage in _STAGES for block in body.get_submodule(stage).children()]
+        for block in blocks:
             if block.downsample is not None and block.downsample[0].in_channels < _NARROW:
                 block.downsample[0] = SlicedConv2d.from_conv(block.downsample[0])
         return body
@@ -270,8 +271,9 @@ class SlicedConv2d(nn.Conv2d):
     @classmethod
     def from_conv(cls, conv: nn.Conv2d) -> "SlicedConv2d":
         """With the sizes and the weights of a 1x1 convolution without a bias."""
-        sizes: Any = conv.in_channels, conv.out_channels, 1, conv.stride
-        sliced = cls(*sizes, bias=False, device="meta")  # on no device, so that no random number is drawn
+        stride: Any = conv.stride
+        # On no device, so that no random number is drawn.
+        sliced = cls(conv.in_channels, conv.out_channels, 1, stride, bias=False, device="meta")
         sliced.weight = conv.weight
         return sliced
 

@@ -155,7 +155,7 @@ def _pull_weight(pull: Tensor, pixels: Tensor) -> Tensor:
     """The weight's gradient [K, C] from that of the product [P, K]."""
     if pixels.dtype != torch.float32:
         return pull.t() @ pixels
-    found = conv2d_weight(_as_image(pixels), [pull.shape[1], pixels.shape[1], 1, 1], _as_image(pull))
+    found: Tensor = conv2d_weight(_as_image(pixels), [pull.shape[1], pixels.shape[1], 1, 1], _as_image(pull))
     return found[:, :, 0, 0]
 
 
