@@ -101,8 +101,8 @@ class PoseEstimator(LightningModule, ABC):
         return AdamW(self.parameters(), lr=1e-4), None
 
     def configure_model(self) -> None:
-        """Lay the network's weights out as its activations lie, channels last, which is what convolutions want."""
-        self.network.to(memory_format=torch.channels_last)
+        """Lay weights out as activations lie, channels last, which is what convolutions want."""
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch) -> Prediction:
         """Same as `estimate`."""
