@@ -10,7 +10,7 @@ from benchmarks.core import Apart, Timing, clock_of, interleave, peak_extra_mb, 
 UNMEASURED = {
     "large frames with region decode, >= 4.5x": "no kept library decodes a region faster: libvips (pyvips-binary 8.18) "
     "skips rows, but needs 7.4 ms at 1/4 where simplejpeg decodes all in 6.6; PyTurboJPEG needs a library that "
-    "its wheel does not bring",
+    "its wheel does not bring; nvImageCodec's decoder for CPUs asks for a GPU's driver",
     "OpenVINO at 9x to 14x": "needs a processor with AMX; `inference/effnetv2s-openvino-*` is without",
     "GPU kernels, images/s, FLOP utilisation": "needs a GPU: `python -m benchmarks.gpu` on a machine with one",
 }

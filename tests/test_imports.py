@@ -99,6 +99,7 @@ def test_every_command_has_its_own_help(name: str, capsys: pytest.CaptureFixture
         (["--config", "x"], "the command comes before options such as '--config'"),
         (["list", "wieghts"], "there is no list of 'wieghts': did you mean weights"),
         (["list", "--foo"], "unrecognized arguments: --foo; type `posezoo list --help`"),
+        (["infer", "--wieghts", "x"], "unrecognized arguments: --wieghts (did you mean --weights); type `pos"),
         (["recipes", "no such recipe"], "there is no recipe 'no such recipe'"),
     ],
 )

@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from posezoo import __version__
 from posezoo.commands import COMMANDS
@@ -23,6 +23,15 @@ LIGHTNING = {
 
 class _Parser(argparse.ArgumentParser):
     """Argument errors as one sentence, like every other mistake of a user."""
+
+    def parse_args(self, *args: Any, **keywords: Any) -> Any:
+        """As argparse, but a mistyped option is answered with the one that was meant."""
+        found, left = self.parse_known_args(*args, **keywords)
+        if left:
+            near = did_you_mean(left[0].partition("=")[0], self._option_string_actions)
+            guess = f" ({near.removesuffix('?')})" if near.startswith("did you mean") else ""
+            self.error(f"unrecognized arguments: {' '.join(left)}{guess}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         raise PoseZooError(f"{message}; type `{self.prog} --help` for what it takes.")

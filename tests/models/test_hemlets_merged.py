@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from posezoo.models import HEMlets
+from posezoo.models.folding import fold_batch_norms
 from posezoo.models.hemlets import network
 from posezoo.models.hemlets.network import convolve_merged, merges
 from posezoo.testing import synthetic_batch
@@ -59,14 +60,39 @@ def test_it_is_for_large_maps_and_layers_that_nobody_watches() -> None:
     assert not merges(first, second, raised)
 
 
-def test_a_training_step_of_the_released_sizes_takes_it_and_scoring_does_not() -> None:
-    model = HEMlets(backbone="resnet10_w8", width=16, feature_width=32, depth_bins=8)
-    image = synthetic_batch(1, "hemlets18", 256)["image"]
+@pytest.mark.parametrize("training", [False, True])
+def test_the_released_sizes_take_it(training: bool) -> None:
+    model = HEMlets(backbone="resnet10_w8", width=16, feature_width=32, depth_bins=8).train(training)
     with patch.object(network, "convolve_merged", wraps=convolve_merged) as taken:
-        model.train().network(image)
+        model.network(synthetic_batch(1, "hemlets18", 256)["image"])
         assert taken.call_count == 1
-        model.eval().network(image)
+
+
+class Coords(nn.Module):
+    """What can be exported: tensors in, tensors out."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, image: Tensor) -> Tensor:
+        coords: Tensor = self.inner(image).coords
+        return coords
+
+
+def test_a_folded_network_takes_it_too_and_an_exported_one_keeps_its_layers() -> None:
+    model = HEMlets(backbone="resnet10_w8", width=16, feature_width=32, depth_bins=8).eval()
+    image = synthetic_batch(1, "hemlets18", 256)["image"]
+    wanted = model.network(image).coords
+    with patch.object(network, "convolve_merged", wraps=convolve_merged) as taken:
+        folded = fold_batch_norms(model.network, image)
+        assert not [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+        taken.reset_mock()
+        torch.testing.assert_close(folded(image).coords, wanted, atol=1e-4, rtol=0)
         assert taken.call_count == 1
+        graph = torch.export.export(Coords(model.network), (image,))
+        assert taken.call_count == 1
+    torch.testing.assert_close(graph.module()(image), wanted, atol=1e-4, rtol=0)
 
 
 def test_the_whole_network_has_the_same_loss_and_gradients() -> None:

@@ -34,6 +34,8 @@ def merges(first: nn.Conv2d, second: nn.Conv2d, features: Tensor) -> bool:
 
     That depends on the size of the maps only, so a sample's result does not depend on its batch.
     """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return False  # a graph keeps its layers: other tools fold and quantise them
     # A hook or a parametrisation on one of them would be passed over.
     hooked = any(conv._forward_hooks or conv._forward_pre_hooks for conv in (first, second))
     if hooked or type(first) is not nn.Conv2d or type(second) is not nn.Conv2d:
@@ -50,7 +52,7 @@ def convolve_merged(
     """`second(cat([first(features), others]))`, where `second` is 1x1, without what lies between the two.
 
     The convolutions are linear and nothing separates them, so the product of their weights is the weight of one: at the
-    released sizes an eighth of the network's multiplications less, and neither the features nor their concatenation
+    released sizes 12 to 14 % of the network's multiplications less, and neither the features nor their concatenation
     are stored.
     """
     assert first.bias is not None
@@ -131,7 +133,7 @@ class HEMletsNetwork(nn.Module):
         code = self.encoder(maps.detach() if self.detach_encoder else maps)
         feature, mix = self.feature_branch.conv, cast(nn.Conv2d, self.tail[0])
         raised = self.feature_branch.tower(features)
-        if self.training and merges(feature, mix, raised):
+        if merges(feature, mix, raised):
             mixed = convolve_merged(feature, mix, raised, code)
         else:
             mixed = mix(torch.cat([feature(raised), code], 1))
