@@ -206,10 +206,13 @@ def product_rate(dtype: str, rounds: int = 9) -> float:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The processor's name, and its family and model, since a virtual machine often tells no more than the maker."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in told:
+        return platform.processor() or platform.machine()
+    numbers = [f"{word} {told[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in told]
+    return f"{told['model name']}" + (f" ({' '.join(numbers)})" if numbers else "")
 
 
 def environment() -> dict[str, Any]:
