@@ -182,6 +182,11 @@ def _is_traced() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def is_exported() -> bool:
+    """Whether a graph is being written for other tools."""
+    return bool(torch.compiler.is_exporting()) or _is_traced() or bool(torch.onnx.is_in_onnx_export())
+
+
 def is_transformed(tensor: Tensor) -> bool:
     """Whether functorch, forward-mode differentiation, compilation, tracing or export is going on.
 

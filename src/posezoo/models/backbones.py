@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from posezoo.errors import PoseZooError, did_you_mean
 from posezoo.light import import_without
+from posezoo.models.depthwise import DepthwiseConv2d, is_depthwise
 
 STRIDES = (4, 8, 16, 32)
 
@@ -393,6 +394,8 @@ def _restride(body: nn.Module, stride: int) -> None:
                 if was_strided and removed:
                     module.stride = (1, 1)
                     dilation *= 1 if module.kernel_size == (1, 1) else 2
+            if is_depthwise(module):  # a dilated one's gradient is slow on a CPU, and wrong in bfloat16
+                setattr(layer.parent, layer.attribute, DepthwiseConv2d.from_conv(module))
 
 
 def _dilate(conv: nn.Conv2d, dilation: int) -> None:

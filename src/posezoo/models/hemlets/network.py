@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from posezoo.heatmaps import Grid
+from posezoo.heatmaps import Grid, is_exported
 from posezoo.models.backbones import Backbone
 from posezoo.models.heads import DeconvTower, VolumeOutput, as_volumes, check_head_sizes, init_head, locate
 
@@ -34,7 +34,7 @@ def merges(first: nn.Conv2d, second: nn.Conv2d, features: Tensor) -> bool:
 
     That depends on the size of the maps only, so a sample's result does not depend on its batch.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if is_exported():
         return False  # a graph keeps its layers: other tools fold and quantise them
     # A hook or a parametrisation on one of them would be passed over.
     hooked = any(conv._forward_hooks or conv._forward_pre_hooks for conv in (first, second))

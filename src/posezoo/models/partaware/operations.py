@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from posezoo.models.depthwise import DepthwiseConv2d
+
 NONE = "none"
 SKIP = "skip_connect"
 
@@ -75,12 +77,11 @@ class Convolution(Operation):
 
     def __init__(self, channels: int, affine: bool, kernel: int, dilation: int, repeats: int) -> None:
         super().__init__()
-        padding = dilation * (kernel // 2)
         layers: list[nn.Module] = []
         for _ in range(repeats):
             layers += [
                 nn.ReLU(inplace=False),  # several edges share the input
-                nn.Conv2d(channels, channels, kernel, 1, padding, dilation, groups=channels, bias=False),
+                DepthwiseConv2d(channels, kernel, dilation),
                 nn.Conv2d(channels, channels, kernel_size=1, bias=False),
                 nn.BatchNorm2d(channels, affine=affine),
             ]
