@@ -39,6 +39,7 @@ DECISIONS = (
     "posezoo.models.heads.can_fuse",
     "posezoo.models.hemlets.network.merges",
     "posezoo.models.deconvolution.Doubling._multiplies",
+    "posezoo.models.depthwise.DepthwiseConv2d._rewrites",
 )
 USES = ("posezoo.models.heads.soft_argmax", "posezoo.models.metrabs.network.soft_argmax")
 
