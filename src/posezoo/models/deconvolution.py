@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from posezoo.heatmaps import is_transformed
+from posezoo.models.precision import as_autocast
 
 _SIDE, _STRIDE, _PADDING = 4, 2, 1
 # Input channels for each output channel from which on a CPU gains: up to 4 times at 2048 to 256, nothing at 256 to 256.
@@ -31,12 +32,9 @@ class Doubling(nn.ConvTranspose2d):
         """Same as `nn.ConvTranspose2d`."""
         if output_size is not None or not self._multiplies(input):
             return super().forward(input, output_size)
-        weight = self.weight
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            input, weight = input.to(dtype), weight.to(dtype)
+        operands = as_autocast(input, self.weight)
         with torch.autocast("cpu", enabled=False):
-            found: Tensor = _Doubling.apply(input, weight)
+            found: Tensor = _Doubling.apply(*operands)
         return found
 
     def _multiplies(self, input: Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from posezoo.heatmaps import is_transformed
+from posezoo.models.precision import as_autocast
 
 _FAST = 3  # side of the kernels whose gradient is fast
 
@@ -45,12 +46,9 @@ class DepthwiseConv2d(nn.Conv2d):
         """Same as `nn.Conv2d`."""
         if not self._rewrites(input):
             return super().forward(input)
-        weight = self.weight
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            input, weight = input.to(dtype), weight.to(dtype)
+        operands = as_autocast(input, self.weight)
         with torch.autocast("cpu", enabled=False):
-            found: Tensor = _Depthwise.apply(input, weight, self.dilation[0])
+            found: Tensor = _Depthwise.apply(*operands, self.dilation[0])
         return found
 
     def _rewrites(self, input: Tensor) -> bool:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 from posezoo.heatmaps import Grid, block_maps, heatmap_confidence, locate_block, prefers_fused, pull_block
+from posezoo.models.precision import as_autocast
 
 # Bytes of the volumes that one product makes, for each thread of a CPU and elsewhere (a guess): as few as keep it
 # efficient. In bfloat16 the features' gradient is rounded once for each product, hence no fewer.
@@ -41,14 +42,10 @@ def locate_fused(
         grid: Grid of the soft-argmax.
         scored: Also the confidence of every joint; zeros otherwise. It has no gradient.
     """
-    weight, bias = conv.weight.flatten(1), conv.bias
-    assert bias is not None
-    device = features.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        features, weight, bias = features.to(dtype), weight.to(dtype), bias.to(dtype)
-    with torch.autocast(device, enabled=False):
-        coords, scores = _FusedHead.apply(features, weight, bias, num_joints, grid, scored)
+    assert conv.bias is not None
+    operands = as_autocast(features, conv.weight.flatten(1), conv.bias)
+    with torch.autocast(features.device.type, enabled=False):
+        coords, scores = _FusedHead.apply(*operands, num_joints, grid, scored)
     return coords, scores
 
 
