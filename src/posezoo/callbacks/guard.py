@@ -84,8 +84,9 @@ class NonFiniteGuard(pl.Callback):
             optimizer.found_inf = bad  # type: ignore[attr-defined]  # changes neither weights, moments nor their age
         elif bad:
             optimizer.zero_grad(set_to_none=True)  # optimisers pass over what has no gradient: no decay, no momentum
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(torch.where(bad.bool(), kept, buffer))
+        if not _on_cpu(bad) or bad:  # a look is free there, and saves two operations a buffer
+            for buffer, kept in zip(self._buffers, self._kept, strict=True):
+                buffer.copy_(torch.where(bad.bool(), kept, buffer))
         self._skipped, self._in_a_row = self._skipped + bad, (self._in_a_row + 1) * bad
         self._steps += 1
         seen = _on_cpu(bad) or self._steps % self.max_in_a_row == 0  # to look is to wait for a GPU
